@@ -1,0 +1,29 @@
+"""flask rehearse: the rehearsal in a terminal, with an exit status."""
+import json
+import sys
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+
+@click.command("rehearse")
+@click.argument("to", default="head")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--no-downgrade", is_flag=True, help="Do not try the way back.")
+@with_appcontext
+def rehearse(to: str, as_json: bool, no_downgrade: bool) -> None:
+    """Run the pending revisions on a private copy, and say what they do.
+
+    The database itself is only read. Exit status: 0 safe, 1 not safe, 2 could not rehearse.
+    """
+    from appkit.errors import AppkitError
+    from appkit.rehearsal import rehearse as run  # pandas and DuckDB with it: only when a rehearsal is asked for
+
+    try:
+        found = run(current_app._get_current_object(), to, downgrade=not no_downgrade)
+    except AppkitError as reason:
+        click.echo(f"Could not rehearse: {reason}", err=True)
+        sys.exit(2)
+    click.echo(json.dumps(found.to_dict(), indent=2, default=str) if as_json else str(found))
+    sys.exit(0 if found.safe else 1)

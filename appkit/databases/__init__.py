@@ -1,0 +1,120 @@
+"""The way to a database: which one a source is, and which file here speaks for it.
+
+Every file beside this one speaks for one kind of database, as functions of the same names; nothing outside this
+folder asks which kind it is. A new database is one new file, named as SQLAlchemy names its dialect.
+"""
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.pool import NullPool
+
+from appkit.errors import AppkitError, UnsupportedDatabaseError
+
+SUPPORTED = ("sqlite",)
+
+# The drivers that can speak for a URL without one, the first that is installed wins: which one SQLAlchemy
+# itself would take depends on its version (psycopg2 under 2.0, psycopg under 2.1).
+_DRIVERS = {
+    "postgres": ("postgresql", ("psycopg", "psycopg2")),
+    "postgresql": ("postgresql", ("psycopg", "psycopg2")),
+    "mysql": ("mysql", ("MySQLdb", "pymysql")),
+    "mariadb": ("mariadb", ("MySQLdb", "pymysql")),
+}
+
+
+class Entry(NamedTuple):
+    """One object of a catalogue: a row of `read_schema`."""
+
+    kind: str
+    table: str
+    name: str
+    definition: str
+
+
+class Column(NamedTuple):
+    """A column as the catalogue declares it."""
+
+    name: str
+    type: str
+    nullable: bool
+
+
+class Table(NamedTuple):
+    """A table that holds rows, as a comparison needs to know it."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]  # the primary key's columns in its own order; empty when there is none
+    uniques: tuple[tuple[str, ...], ...]  # the columns of every other unique constraint or full unique index
+    parents: tuple[str, ...]  # the tables that its foreign keys refer to
+
+
+def with_driver(url: str | URL) -> URL:
+    """Name the driver of a URL that leaves it open, so that it means the same under SQLAlchemy 2.0 and 2.1."""
+    url = make_url(url)
+    if url.drivername not in _DRIVERS:
+        return url
+    dialect, drivers = _DRIVERS[url.drivername]
+    driver = next((name for name in drivers if find_spec(name)), drivers[0])
+    return url.set(drivername=f"{dialect}+{driver.lower()}")
+
+
+@contextmanager
+def open_source(source: Any = None) -> Iterator[Engine]:
+    """Give the engine of a source: a Flask app, an Engine, or a URL; left out, the current app.
+
+    Raises
+    ------
+    AppkitError
+        When there is no current app, or the app has no Flask-SQLAlchemy.
+    """
+    if isinstance(source, Engine):
+        yield source
+    elif isinstance(source, (str, URL)):
+        engine = create_engine(with_driver(source), poolclass=NullPool)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+    else:
+        yield engine_of(app_of(source))
+
+
+def app_of(app: Any = None) -> Any:
+    """Give the Flask app itself: the one given, or the current one."""
+    from flask import Flask, current_app, has_app_context
+
+    if app is None and not has_app_context():
+        raise AppkitError("No source was given and no Flask app is current. Pass an app, an Engine or a URL, "
+                          "or call this inside `with app.app_context():`.")
+    app = current_app if app is None else app
+    if not isinstance(app, Flask):
+        raise AppkitError(f"A {type(app).__name__} is no source. Pass a Flask app, an Engine or a URL.")
+    return app._get_current_object() if hasattr(app, "_get_current_object") else app
+
+
+def engine_of(app: Any) -> Engine:
+    """Give the engine that a Flask app's Flask-SQLAlchemy made for it."""
+    if "sqlalchemy" not in app.extensions:
+        raise AppkitError(f"The app {app.name!r} has no Flask-SQLAlchemy: call db.init_app(app) first.")
+    with app.app_context():
+        return app.extensions["sqlalchemy"].engine
+
+
+def database_of(engine: Engine) -> ModuleType:
+    """Give the file of this folder that speaks for an engine's database.
+
+    Raises
+    ------
+    UnsupportedDatabaseError
+        When there is none.
+    """
+    name = engine.dialect.name
+    if name not in SUPPORTED:
+        raise UnsupportedDatabaseError(f"appkit does not know {name!r} databases. It knows: {', '.join(SUPPORTED)}.")
+    return import_module(f"appkit.databases.{name}")

@@ -1,0 +1,216 @@
+"""Private copies of a SQLite database: how one is made, told from its source, watched and read."""
+import os
+import shutil
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote as quote_path
+from urllib.parse import unquote
+
+from sqlalchemy import URL, Connection, Engine
+
+from appkit.errors import AppkitError
+
+_BATCH = 20_000
+_STORAGE = "SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"
+_WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE, sqlite3.SQLITE_DROP_TABLE,
+           sqlite3.SQLITE_DROP_VTABLE, sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_CREATE_VTABLE}
+_OTHER_WRITES = {sqlite3.SQLITE_CREATE_INDEX, sqlite3.SQLITE_DROP_INDEX, sqlite3.SQLITE_CREATE_TRIGGER,
+                 sqlite3.SQLITE_DROP_TRIGGER, sqlite3.SQLITE_CREATE_VIEW, sqlite3.SQLITE_DROP_VIEW,
+                 sqlite3.SQLITE_REINDEX, sqlite3.SQLITE_ANALYZE}
+
+
+def file_of(arguments: tuple, options: dict) -> str | None:
+    """Give the file that a driver's connect arguments name; None when the database is in memory."""
+    name = os.fsdecode(arguments[0] if arguments else options.get("database", ":memory:"))
+    if name.startswith("file:") and options.get("uri"):
+        path, _, query = name[len("file:"):].partition("?")
+        if "mode=memory" in query:
+            return None
+        name = unquote(path.partition("#")[0])
+        name = name[len("//localhost"):] if name.startswith("//localhost/") else name
+        name = name[2:] if name.startswith("///") else name
+    return None if name in ("", ":memory:") else os.path.realpath(name)
+
+
+def place_of(engine: Engine) -> str | None:
+    """Give what tells an engine's database from every other one: its file, or None in memory."""
+    return file_of(*engine.dialect.create_connect_args(engine.url))
+
+
+def file_behind(connection: Any) -> str | None:
+    """Give the file that an open driver connection really has, whatever its engine's URL says."""
+    name = next((row[2] for row in connection.execute("PRAGMA database_list") if row[1] == "main"), "")
+    return os.path.realpath(name) if name else None
+
+
+def copy_database(engine: Engine, folder: Path) -> URL:
+    """Write a copy of an engine's database, as committed at this moment, into a folder; give its URL.
+
+    The source is read through SQLite's own backup from a connection that cannot write (in memory: through the engine's
+    own, which is the only way in). A database without a file yet is copied as an empty one, and stays without.
+
+    Source: https://www.sqlite.org/backup.html; a plain copy of the file loses what is in the write-ahead log.
+    """
+    path = folder / "copy.db"
+    path.touch(mode=0o600)
+    source = place_of(engine)
+    with closing(sqlite3.connect(path)) as target:
+        if source is None:
+            with closing(engine.raw_connection()) as pooled:
+                pooled.driver_connection.backup(target)
+        elif os.path.exists(source):
+            with closing(open_readonly(source)) as connection:
+                connection.backup(target)
+    return URL.create(engine.url.drivername, database=str(path))
+
+
+def empty_database(folder: Path, like: URL) -> URL:
+    """Give the URL of a database with nothing in it, in a private folder."""
+    path = folder / "empty.db"
+    path.unlink(missing_ok=True)
+    return like.set(database=str(path))
+
+
+def back_up(engine: Engine, revision: str) -> Path | None:
+    """Write a backup beside an engine's database file, named after the revision it stands at; None in memory."""
+    source = place_of(engine)
+    if source is None or not os.path.exists(source):
+        return None
+    number, path = 1, Path(f"{source}.before-{revision}")
+    while path.exists():
+        number += 1
+        path = Path(f"{source}.before-{revision}-{number}")
+    path.touch(mode=0o600, exist_ok=False)
+    with closing(open_readonly(source)) as connection, closing(sqlite3.connect(path)) as target:
+        connection.backup(target)
+    return path
+
+
+def save_copy(url: URL, folder: Path) -> Path:
+    """Keep the present state of a private copy that nobody is connected to; give the kept file."""
+    with closing(sqlite3.connect(url.database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return Path(shutil.copyfile(url.database, folder / "saved.db"))
+
+
+def restore_copy(url: URL, saved: Path) -> None:
+    """Put a private copy back to a state that was kept; the kept file is used up."""
+    for end in ("-wal", "-shm", "-journal"):
+        Path(url.database + end).unlink(missing_ok=True)
+    os.replace(saved, url.database)
+
+
+def open_readonly(path: str) -> sqlite3.Connection:
+    """Open a database file so that nothing can be written through it."""
+    return sqlite3.connect(f"file:{quote_path(path)}?mode=ro", uri=True, check_same_thread=False)
+
+
+def read_storage(url: URL) -> dict[str, int]:
+    """Give where each table is stored: another root page means the table was written anew, the same that it was not."""
+    with closing(open_readonly(url.database)) as connection:
+        return dict(connection.execute(_STORAGE))
+
+
+def read_batches(url: URL, table: str, columns: tuple[str, ...]) -> Iterator[list[tuple]]:
+    """Give a table's rows in batches, each batch a list of columns of values exactly as SQLite stores them.
+
+    Text that is no UTF-8 comes with its bytes as surrogates (PEP 383), so that nothing is lost or refused.
+    """
+    names = ", ".join(_quoted(name) for name in columns)
+    statement = f"SELECT {names} FROM {_quoted(table)}"
+    done = 0
+    try:
+        for batch in _fetch(url, statement, str):
+            yield batch
+            done += 1
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error).lower():
+            raise
+        # The same scan of a file that nobody writes gives the same order: go on where the strict decoding stopped.
+        yield from islice(_fetch(url, statement, _decode), done, None)
+
+
+def _fetch(url: URL, statement: str, text: Callable[[bytes], str]) -> Iterator[list[tuple]]:
+    with closing(open_readonly(url.database)) as connection:
+        connection.text_factory = text
+        cursor = connection.execute(statement)
+        while rows := cursor.fetchmany(_BATCH):
+            yield list(zip(*rows))
+
+
+def _decode(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def is_connection(connection: Any) -> bool:
+    """Say whether a driver's connection is one to SQLite."""
+    return isinstance(connection, sqlite3.Connection)
+
+
+def storage_of(connection: Connection) -> dict[str, int]:
+    """Give where each table is stored, as an open transaction sees it."""
+    cursor = connection.connection.driver_connection.execute(_STORAGE)
+    return dict(cursor.fetchall())
+
+
+def watch_writes(connection: Any, tell: Callable[[str | None], None], forbidden: set[str],
+                 refuse: Callable[[str], None]) -> None:
+    """Have SQLite tell of every table that a connection's statements can write to, cascades and triggers included.
+
+    `tell` is called when a statement is prepared, with the table's name, or None for a write that reaches no row;
+    `refuse` when it would attach a forbidden file.
+    Source: https://www.sqlite.org/c3ref/set_authorizer.html
+    """
+    def authorize(action: int, first: str | None, second: str | None, _database: str | None, _by: str | None) -> int:
+        if action == sqlite3.SQLITE_ATTACH and first and os.path.realpath(first) in forbidden:
+            with suppress(AppkitError):  # SQLite passes no exception on: being denied stops the statement
+                refuse("ATTACH")
+            return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_ALTER_TABLE:
+            tell(second)
+        elif action in _WRITES:
+            tell(first)
+        elif action in _OTHER_WRITES:
+            tell(None)
+        return sqlite3.SQLITE_OK
+
+    connection.set_authorizer(authorize)
+
+
+@contextmanager
+def refuse_connections(places: set[str], refuse: Callable[[str], None]) -> Iterator[None]:
+    """Refuse every connection that this thread would open to some files, past SQLAlchemy too.
+
+    Source: Python's audit event sqlite3.connect. A hook cannot be taken away again, so there is one, which sleeps.
+    """
+    global _hooked
+    if not _hooked:
+        sys.addaudithook(_on_audit)
+        _hooked = True
+    _refusals.update({(threading.get_ident(), place): refuse for place in places})
+    try:
+        yield
+    finally:
+        for place in places:
+            _refusals.pop((threading.get_ident(), place), None)
+
+
+_hooked = False
+_refusals: dict[tuple[int, str], Callable[[str], None]] = {}
+
+
+def _on_audit(name: str, arguments: tuple) -> None:
+    if name == "sqlite3.connect" and _refusals and isinstance(arguments[0], (str, bytes, os.PathLike)):
+        place = file_of((arguments[0],), {"uri": True})
+        if refuse := _refusals.get((threading.get_ident(), place)):
+            refuse("sqlite3.connect")

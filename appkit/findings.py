@@ -1,0 +1,470 @@
+"""The rules: what was observed of a revision goes in, findings come out."""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from appkit.script import Script
+from appkit.snapshots import Comparison, TableLedger
+from appkit.watching import Statement
+
+COLUMNS = ["revision", "severity", "finding", "where", "evidence", "effect", "advice"]
+UNSAFE = ("loss", "outage", "failure")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a reader must know before the upgrade: a row of `Rehearsal.findings`."""
+
+    revision: str
+    severity: str  # 'loss', 'outage', 'failure' or 'warning'
+    finding: str
+    where: str  # 'table', 'table.column' or ''
+    evidence: str
+    effect: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A table before and after a revision; either name may be missing."""
+
+    before: str | None
+    after: str | None
+    ledger: TableLedger
+    comparison: Comparison | None = None
+
+    @property
+    def name(self) -> str:
+        """The table's name: the one it has afterwards, where it is still there."""
+        return self.after or self.before
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A revision, or its downgrade, that did not run to its end."""
+
+    reason: str
+    statement: str = ""
+    obstacle: Any = None
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """A revision taken back and applied again."""
+
+    refused: Failure | None = None
+    back_pairs: list[Pair] = field(default_factory=list)  # as it stood before the upgrade, and after the downgrade
+    back_schema: pd.DataFrame | None = None
+    again_failed: Failure | None = None
+    again_pairs: list[Pair] = field(default_factory=list)
+    again_schema: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """All that was observed of one revision."""
+
+    revision: str
+    script: Script
+    statements: list[Statement]
+    pairs: list[Pair]
+    schema: pd.DataFrame
+    defaults: dict[tuple[str, str], str]  # of the columns that have one afterwards
+    failure: Failure | None = None
+    left_behind: str = ""  # what a failed revision left changed
+    not_reached: tuple[str, ...] = ()
+    trip: RoundTrip | None = None
+
+
+def judge(step: Step) -> list[Finding]:
+    """Give the findings of one revision, the gravest first; those accepted in its file as warnings."""
+    found = [*_failures(step), *_losses(step), *_objects(step), *_inventions(step), *_reversal(step)]
+    order = {severity: place for place, severity in enumerate((*UNSAFE, "warning"))}
+    return sorted((_accepted(finding, step.script) for finding in found), key=lambda finding: order[finding.severity])
+
+
+def _accepted(finding: Finding, script: Script) -> Finding:
+    reason = script.accepts(finding.finding, finding.where)
+    if reason is None or finding.severity == "warning":
+        return finding
+    return replace(finding, severity="warning", effect=f"Accepted in the revision file: {reason}. {finding.effect}")
+
+
+# ---- what fails
+
+_WAY_OUT = {
+    "not null": "In three steps: 1. a revision that leaves the column nullable; 2. one that fills it, "
+                "op.execute(\"UPDATE {table} SET {column} = … WHERE {column} IS NULL\"); 3. one that sets "
+                "nullable=False, when no NULL is left.",
+    "unique": "In three steps: 1. find the rows that share a value and decide which keeps it; 2. a revision that "
+              "changes or merges the others; 3. one that adds the unique constraint.",
+    "check": "In three steps: 1. look at the rows that break the rule; 2. a revision that corrects them; "
+             "3. one that adds the check.",
+    "foreign key": "In three steps: 1. look at the rows that refer to what is not there, or is about to go; 2. a revision "
+                   "that repoints or deletes them; 3. one that makes the change.",
+}
+
+
+def _failures(step: Step) -> Iterator[Finding]:
+    failure = step.failure
+    if failure is None:
+        return
+    obstacle = failure.obstacle
+    where, evidence, advice = "", failure.reason, "Correct the revision and rehearse again."
+    if obstacle:
+        where = obstacle.table
+        if obstacle.column and obstacle.kind in ("not null", "unique"):
+            where = f"{obstacle.table}.{obstacle.column}"
+        evidence = f"{failure.reason}; {_rows(obstacle.rows)} in the way: {obstacle.what} ({_few(obstacle.keys, obstacle.rows)})"
+        advice = _WAY_OUT[obstacle.kind].format(table=obstacle.table, column=obstacle.column or "…")
+    if failure.statement:
+        evidence += f"; statement: {_short(failure.statement)}"
+    rest = f" Not rehearsed, so unknown: {', '.join(step.not_reached)}." if step.not_reached else ""
+    yield Finding(step.revision, "failure", "fails", where, evidence,
+                  f"The upgrade stops here.{rest}", advice)
+    if step.left_behind:
+        yield Finding(step.revision, "failure", "half-applied", where, step.left_behind,
+                      "The failed revision leaves the database between two revisions: it can neither be run again nor "
+                      "taken back.",
+                      "Use appkit.Migrate in place of flask_migrate.Migrate: it makes SQLite migrations atomic.")
+
+
+# ---- what is lost
+
+@dataclass(frozen=True)
+class _Lost:
+    """What a table lost for good: rows, and values of rows that are still there by column."""
+
+    rows: int
+    keys: tuple[str, ...]
+    values: dict[str, int]  # by the column's name before
+
+
+def _losses(step: Step) -> Iterator[Finding]:
+    if step.failure:
+        return
+    for pair in step.pairs:
+        if pair.before is None or pair.ledger.whole:
+            continue
+        lost = _lost_for_good(pair, step.trip)
+        if lost.rows:
+            yield _rows_lost(step, pair, lost)
+        for column in pair.ledger.columns:
+            if lost.values.get(column.was):
+                yield _values_lost(step, pair, column, lost.values[column.was])
+
+
+def _lost_for_good(pair: Pair, trip: RoundTrip | None) -> _Lost:
+    """Take off what the downgrade, really run, brought back."""
+    back = None
+    if trip and not trip.refused:
+        back = next((other for other in trip.back_pairs if other.before == pair.before), None)
+    ledger = pair.ledger
+    if back is not None and back.ledger.kept == ledger.before and not _unkept(back.ledger):
+        return _Lost(0, (), {})
+    if pair.comparison is None or not pair.comparison.key:
+        return _lost_by_count(pair, back)
+    return _Lost(*pair.comparison.lost_for_good(back.comparison if back else None))
+
+
+def _unkept(ledger: TableLedger) -> bool:
+    return bool(ledger.lost or any(column.changed or column.lost for column in ledger.columns))
+
+
+def _lost_by_count(pair: Pair, back: Pair | None) -> _Lost:
+    """Where nothing tells rows apart, or no table is left to compare with, numbers are all there is."""
+    rows = min(pair.ledger.lost, back.ledger.lost) if back else pair.ledger.lost
+    values = {}
+    for column in pair.ledger.columns:
+        if pair.after is not None and column.was and column.was == column.column and _dropped(pair, column.column):
+            again = next((other.lost for other in back.ledger.columns if other.was == column.was), 0) if back else None
+            values[column.was] = column.lost if again is None else min(column.lost, again)
+    return _Lost(rows, (), values)
+
+
+def _dropped(pair: Pair, column: str) -> bool:
+    return pair.comparison is not None and column not in pair.comparison.after.names
+
+
+def _rows_lost(step: Step, pair: Pair, lost: _Lost) -> Finding:
+    parent = _cascading(step.statements, pair.before)
+    evidence = f"{lost.rows} of {_rows(pair.ledger.before)} gone"
+    if lost.keys:
+        evidence += f": {_few(lost.keys, lost.rows)}"
+    undone = _not_undone(step)
+    if parent:
+        return Finding(step.revision, "loss", "children-lost", pair.name, f"{evidence}; by: {_short(parent)}",
+                       f"Rows that the revision never names went with the table they refer to{undone}.",
+                       "A batch recreates the table by DROP TABLE, which deletes its rows first while foreign keys are on. "
+                       "Use appkit.Migrate, which switches them off for the migration and checks them before the commit; "
+                       "or, where rows were deleted on purpose, delete these on purpose too.")
+    advice = "Keep the rows, or write a downgrade that brings them back, or accept the loss in the revision file."
+    new = next((other for other in step.pairs if other.before is None and other.ledger.after == 0), None)
+    if pair.after is None and new is not None:
+        advice = (f"Table {new.after} appears empty in the same revision. If it is {pair.before} under a new name, use "
+                  f"op.rename_table({pair.before!r}, {new.after!r}) in place of create and drop.")
+    return Finding(step.revision, "loss", "rows-lost", pair.name, evidence, f"These rows are deleted{undone}.", advice)
+
+
+def _values_lost(step: Step, pair: Pair, column: Any, count: int) -> Finding:
+    undone = _not_undone(step)
+    comparison = pair.comparison
+    if _dropped(pair, column.was) and column.column == column.was:
+        where = f"{pair.name}.{column.was}"
+        evidence = f"{count} of {_rows(pair.ledger.before)} held a value{_samples(comparison, column.was)}"
+        return Finding(step.revision, "loss", "values-lost", where, evidence,
+                       f"The column is dropped with its values{undone}.", _rename_advice(pair, column.was))
+    where = f"{pair.name}.{column.column}"
+    samples = comparison.sample_changes(column.was, column.column)
+    told = "; ".join(f"{key}: {_value(old)} → {_value(new)}" for key, old, new in samples)
+    parent = _cascading(step.statements, pair.before)
+    if column.lost and not column.changed and parent:
+        return Finding(step.revision, "loss", "children-lost", where, f"{count} values set to NULL: {told}; by: {_short(parent)}",
+                       f"References that the revision never names were nulled with the table they refer to{undone}.",
+                       "Use appkit.Migrate, which switches foreign keys off for the migration and checks them before the "
+                       "commit.")
+    nulled = not column.changed
+    return Finding(step.revision, "loss", "values-lost" if nulled else "values-changed", where,
+                   f"{count} of {_rows(pair.ledger.before)}: {told}",
+                   f"Values that were there are {'NULL' if nulled else 'others'} afterwards{undone}.",
+                   "Convert the values yourself before the change, with op.execute(\"UPDATE …\"), or write a downgrade "
+                   "that brings them back, or accept the change in the revision file.")
+
+
+def _rename_advice(pair: Pair, column: str) -> str:
+    new = [other.column for other in pair.ledger.columns if not other.was]
+    if not new:
+        return ("Keep the column until its values are copied elsewhere, or write a downgrade that brings them back, or "
+                "accept the loss in the revision file.")
+    return (f"Column {', '.join(new)} appears in the same revision: this is how a rename looks that was written as drop and "
+            f"add. To keep the values: batch_op.alter_column({column!r}, new_column_name={new[0]!r}), and the reverse in "
+            "the downgrade.")
+
+
+def _cascading(statements: list[Statement], table: str) -> str:
+    """Give the statement that wrote to a table without naming it, where none that names it deletes from it."""
+    named = re.compile(rf"(?<![\w$]){re.escape(table)}(?![\w$])", re.IGNORECASE)
+    direct = re.compile(r"\s*(DELETE|DROP\s+TABLE|UPDATE|REPLACE|INSERT\s+OR\s+REPLACE)\b", re.IGNORECASE)
+    by = ""
+    for statement in statements:
+        if table.lower() not in {name.lower() for name in statement.tables} or not direct.match(statement.text):
+            continue
+        target = direct.sub("", statement.text, count=1).strip()
+        if named.search(target):
+            return ""
+        by = by or statement.text
+    return by
+
+
+def _not_undone(step: Step) -> str:
+    if step.trip is None:
+        return "; whether the downgrade brings them back was not tried"
+    if step.trip.refused:
+        return ", and the downgrade does not run"
+    return ", and the downgrade does not bring them back"
+
+
+# ---- what disappears beside rows
+
+def _objects(step: Step) -> Iterator[Finding]:
+    if step.failure:
+        return
+    dropped = {pair.before for pair in step.pairs if pair.after is None}
+    renamed = {pair.before: pair.after for pair in step.pairs if pair.before and pair.after}
+    gone_columns = {(table, name) for kind, table, name in _removed(step.schema) if kind == "column"}
+    for row in step.schema.itertuples():
+        what = _object_lost(row, step, dropped, renamed, gone_columns)
+        if what:
+            where = f"{row.table}.{row.name}" if row.kind == "column" else row.table
+            yield Finding(step.revision, "loss", "objects-lost", where, what,
+                          "What no operation of the revision announced is gone; the database no longer enforces or does it.",
+                          "A batch recreates the table from what SQLAlchemy can reflect of it. Say it again in the "
+                          "revision: table_args=… of batch_alter_table, or op.execute(\"CREATE TRIGGER …\") after it.")
+
+
+def _removed(schema: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    for row in schema.itertuples():
+        if row.change == "removed":
+            yield row.kind, row.table, row.name
+
+
+_ATTRIBUTES = {
+    "COLLATE": "collation", "DEFAULT": "server_default", "GENERATED": "Computed", "NOT NULL": "nullable",
+    "AUTOINCREMENT": "sqlite_autoincrement", "WITHOUT ROWID": "sqlite_with_rowid", "STRICT": "sqlite_strict",
+    "ON CONFLICT": "on_conflict", "ON DELETE": "ondelete", "ON UPDATE": "onupdate", "DEFERRABLE": "deferrable",
+    "DESC": "desc", "WHERE": "sqlite_where",
+}
+
+
+def _object_lost(row: Any, step: Step, dropped: set, renamed: dict, gone_columns: set) -> str:
+    """Say what of the catalogue is gone that nothing announced; '' when nothing is."""
+    if row.table in dropped and row.kind != "view":
+        return ""
+    if row.change == "removed":
+        return _removed_object(row, step, renamed, gone_columns)
+    if row.change != "changed" or row.kind == "sequence":
+        return ""
+    before, after = _without_literals(row.before), _without_literals(row.after)
+    gone = [word for word in _ATTRIBUTES if word in before and word not in after
+            and not step.script.mentions(_ATTRIBUTES[word], row.name if row.kind == "column" else "")]
+    if not gone or step.script.drops(row.name):
+        return ""
+    return f"{row.kind} {row.name} of {row.table}: {', '.join(gone)} gone ({row.before} → {row.after})"
+
+
+def _removed_object(row: Any, step: Step, renamed: dict, gone_columns: set) -> str:
+    if row.kind in ("table", "column", "primary key", "sequence"):
+        return ""
+    table = renamed.get(row.table, row.table)
+    again = step.schema[(step.schema.change == "added") & (step.schema.kind == row.kind)]
+    if any(other.table == table and other.after == row.before for other in again.itertuples()):
+        return ""  # the same under another name
+    if step.script.drops(row.name) or _uses(row, gone_columns):
+        return ""
+    if row.kind == "foreign key" and any(_target(other.after) == _target(row.before) for other in again.itertuples()):
+        other = next(other for other in again.itertuples() if _target(other.after) == _target(row.before))
+        lost = [word for word in _ATTRIBUTES if word in row.before and word not in other.after]
+        return f"foreign key {row.name} of {row.table}: {', '.join(lost)} gone" if lost else ""
+    return f"{row.kind} {row.name} of {row.table} gone: {_short(row.before)}"
+
+
+def _target(definition: str) -> str:
+    return re.split(r"\s+(?:ON (?:DELETE|UPDATE)|DEFERRABLE|NOT DEFERRABLE|MATCH)\b", definition)[0]
+
+
+def _uses(row: Any, gone_columns: set) -> bool:
+    """Whether an object stood on a column that the revision took away with it."""
+    if row.kind in ("trigger", "view"):
+        return False
+    return any(table == row.table and re.search(rf"(?<![\w$]){re.escape(name)}(?![\w$])", row.before)
+               for table, name in gone_columns)
+
+
+def _without_literals(definition: str) -> str:
+    return re.sub(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", "''", definition)
+
+
+# ---- what is invented
+
+def _inventions(step: Step) -> Iterator[Finding]:
+    if step.failure:
+        return
+    for pair in step.pairs:
+        if pair.comparison is None:
+            continue
+        for column in pair.ledger.columns:
+            where = f"{pair.name}.{column.column}"
+            if column.was and column.invented:
+                told = _values_told(pair.comparison.filled_with(column.column, column.was))
+                yield Finding(step.revision, "warning", "values-invented", where,
+                              f"{column.invented} of {_rows(pair.ledger.before)} had NULL, now: {told}",
+                              "Nobody entered these values; afterwards nothing tells them from real ones.",
+                              "Make sure that the value is true of these rows, or leave them NULL.")
+            elif not column.was and (default := step.defaults.get((pair.name, column.column))):
+                values = pair.comparison.filled_with(column.column, None)
+                if len(values) == 1 and pair.ledger.kept + pair.ledger.changed:
+                    yield Finding(step.revision, "warning", "values-invented", where,
+                                  f"all {values[0][1]} rows get {_value(values[0][0])} (DEFAULT {default})",
+                                  "Nobody entered these values; afterwards nothing tells them from real ones.",
+                                  "Make sure that the default is true of the rows that are there, not only of new ones.")
+
+
+def _values_told(values: list[tuple[Any, int]]) -> str:
+    told = ", ".join(f"{_value(value)} ({count} times)" for value, count in values[:3])
+    return told + (", …" if len(values) > 3 else "")
+
+
+# ---- whether it can be taken back
+
+def _reversal(step: Step) -> Iterator[Finding]:
+    trip = step.trip
+    if trip is None or step.failure:
+        return
+    if trip.refused:
+        yield Finding(step.revision, "failure", "not-reversible", "", f"refuses: {trip.refused.reason}",
+                      "Once applied, this revision cannot be taken back.",
+                      "Write a downgrade that runs, or accept in the revision file that there is no way back.")
+        return
+    lost = [f"{pair.name}: {told}" for pair in trip.back_pairs if (told := _missing(pair.ledger))]
+    schema = [f"{row.change} {row.kind} {row.table}.{row.name}" for row in _lasting(trip.back_schema)]
+    if trip.again_failed:
+        yield Finding(step.revision, "failure", "not-reversible", "",
+                      f"fails the second time: {trip.again_failed.reason}" + (f"; {'; '.join(schema[:3])}" if schema else ""),
+                      "After a downgrade the upgrade cannot be run again.",
+                      "Let the downgrade undo all that the upgrade does.")
+    elif schema:
+        yield Finding(step.revision, _going_back(step), "not-reversible", "",
+                      f"lossy: after the downgrade, {'; '.join((schema + lost)[:4])}",
+                      "The downgrade does not restore the schema.", "Let the downgrade undo all that the upgrade does.")
+    elif lost:
+        yield Finding(step.revision, _going_back(step), "not-reversible", "",
+                      f"schema only: after the downgrade, {'; '.join(lost[:4])}",
+                      "The downgrade restores the schema, but not what stood in it.",
+                      "Keep what the downgrade needs until nobody will go back, or accept it in the revision file.")
+    elif again := _again(trip):
+        yield Finding(step.revision, "warning", "not-reversible", "",
+                      f"not the same the second time: {again}", "Going back and up again does not end where the first "
+                      "upgrade ended.", "Make the revision give the same result each time.")
+
+
+def _going_back(step: Step) -> str:
+    """A downgrade that loses what the upgrade had kept is a loss of its own."""
+    for back in step.trip.back_pairs:
+        there = next((pair for pair in step.pairs if pair.before == back.before), None)
+        if there is None or not _unkept(back.ledger):
+            continue
+        if not _unkept(there.ledger):
+            return "loss"
+    return "warning"
+
+
+def _again(trip: RoundTrip) -> str:
+    told = [f"{row.change} {row.kind} {row.table}.{row.name}" for row in _lasting(trip.again_schema)]
+    told += [f"{pair.name}: {missing}" for pair in trip.again_pairs if (missing := _missing(pair.ledger))]
+    return "; ".join(told[:4])
+
+
+def _missing(ledger: TableLedger) -> str:
+    changed = sum(column.changed for column in ledger.columns)
+    lost = sum(column.lost for column in ledger.columns)
+    parts = [f"{_rows(ledger.lost)} missing" if ledger.lost else "",
+             f"{_rows(ledger.added)} too many" if ledger.added else "",
+             f"{lost} values missing" if lost and not ledger.lost else "",
+             f"{changed} values others" if changed else "",
+             f"{sum(c.invented for c in ledger.columns)} NULLs filled" if any(c.invented for c in ledger.columns) else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _lasting(schema: pd.DataFrame) -> Iterator[Any]:
+    """Pass over the counters: that a number was used once is no difference of schemas."""
+    return (row for row in schema.itertuples() if row.kind != "sequence")
+
+
+# ---- how it is said
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
+
+
+def _few(keys: tuple[str, ...], total: int) -> str:
+    return ", ".join(keys) + (", …" if len(keys) < total else "")
+
+
+def _value(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= 40 else told[:37] + "…" + told[-1]
+
+
+def _samples(comparison: Comparison, column: str) -> str:
+    told = ", ".join(f"{key}: {_value(value)}" for key, value in comparison.sample_of(column))
+    return f" ({told})" if told else ""
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else text[:157] + "…"

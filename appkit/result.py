@@ -1,0 +1,239 @@
+"""Rehearsal: what a rehearsal saw, to look at, to ask, and to apply."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+import pandas as pd
+from flask import Flask
+
+from appkit.databases import database_of, engine_of
+from appkit.display import count_severities, html_of, json_of, text_of
+from appkit.errors import RehearsalError, UnknownTableError
+from appkit.findings import COLUMNS, UNSAFE, Finding, Pair, Step
+from appkit.folders import PrivateFolder
+from appkit.snapshots import Kept, Snapshots
+from appkit.tables import typed_frame
+
+_LEDGER = ["revision", "table", "before", "after", "kept", "changed", "lost", "added"]
+_VALUES = ["revision", "table", "column", "was", "kept", "changed", "lost", "filled"]
+_STATEMENTS = ["revision", "statement", "seconds", "rows", "locks", "waits", "rewritten", "scanned"]
+_DIFFERENCES = ["key", "column", "before", "after"]
+
+
+@dataclass(frozen=True)
+class State:
+    """The copy as it stood at one moment."""
+
+    tables: dict[str, Kept]
+    schema: pd.DataFrame
+    storage: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a rehearsal keeps for later questions: the rows, in a private folder, and what it was a rehearsal of."""
+
+    app: Flask
+    snapshots: Snapshots
+    folder: PrivateFolder
+    states: dict[str, State]  # by revision, the start first
+    start: tuple[str, ...]  # the heads that the database stood at
+    pending: tuple[str, ...]
+    to: str
+    files: dict[str, str]
+    downgrade: bool
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rehearsal:
+    """What the pending revisions did to a private copy of a database.
+
+    findings
+        revision, severity ('loss', 'outage', 'failure' or 'warning'), finding, where, evidence, effect, advice: texts.
+    ledger
+        A row per revision and table: before = kept + changed + lost and after = kept + changed + added, in rows.
+    columns
+        A row per revision, table and column, in values that are not NULL: what stood there before = kept + changed +
+        lost, what stands there after = kept + changed + filled. `was` is the column's name before, '' for a new one; a
+        column that is gone stands under its old name.
+    statements
+        A row per statement: seconds; rows (as the driver counts them, missing where it does not); `rewritten`, the tables
+        written anew. `locks`, `waits` and `scanned` are missing where the database was not asked.
+    schema
+        A row per object that differs: revision, change, kind, table, name, before, after.
+    """
+
+    start: str
+    revisions: tuple[str, ...]
+    findings: pd.DataFrame
+    ledger: pd.DataFrame
+    columns: pd.DataFrame
+    statements: pd.DataFrame
+    schema: pd.DataFrame
+    _record: Record = field()
+    _steps: dict[str, Step] = field()
+
+    @classmethod
+    def of(cls, record: Record, steps: list[Step], findings: list[Finding]) -> Rehearsal:
+        """Put what was seen into frames."""
+        return cls(next(iter(record.states)), record.pending,
+                   _frame(map(astuple, findings), COLUMNS, COLUMNS),
+                   _frame(_ledger_rows(steps), _LEDGER, _LEDGER[:2]),
+                   _frame(_value_rows(steps), _VALUES, _VALUES[:4]),
+                   _statements(steps),
+                   _schema(steps),
+                   record, {step.revision: step for step in steps})
+
+    @property
+    def safe(self) -> bool:
+        """Whether there is no loss, outage or failure that is not accepted."""
+        return not self.findings["severity"].isin(UNSAFE).any()
+
+    def rows(self, table: str, revision: str | None = None) -> pd.DataFrame:
+        """Give the values of a table that differ after a revision; left out, the last one after which some do.
+
+        Returns
+        -------
+        DataFrame, one row per value, by key, then in the columns' order
+            Columns: key (the value, a tuple of several, or None where nothing tells rows apart), column, before, after (None
+            where there is no value). A row that is gone has its values in before, a new one in after.
+
+        Raises
+        ------
+        UnknownTableError
+            When no such table was there, before or after.
+        RehearsalError
+            When no such revision was rehearsed.
+        """
+        pair = self._pair(table, revision)
+        if pair is None:
+            return pd.DataFrame(columns=_DIFFERENCES, dtype=object)
+        found = pair.comparison.differences() if pair.comparison else self._whole(pair)
+        rows = [(key[0] if key and len(key) == 1 else key, *rest) for key, *rest in found]
+        return pd.DataFrame({name: pd.Series([row[place] for row in rows], dtype=object)
+                             for place, name in enumerate(_DIFFERENCES)})
+
+    def table(self, name: str, at: str | None = None) -> pd.DataFrame:
+        """Give a table as it stood at a revision; left out, at the last. `start` names the state before the first."""
+        at = list(self._record.states)[-1] if at is None else at
+        if at not in self._record.states:
+            raise RehearsalError(f"No state {at!r} was kept. There are: {', '.join(self._record.states)}.")
+        tables = self._record.states[at].tables
+        if name not in tables:
+            raise UnknownTableError(f"No table {name!r} at {at}. There are: {', '.join(tables) or 'none'}.")
+        kept = tables[name]
+        rows = [row for batch in self._record.snapshots.read(kept) for row in zip(*batch)]
+        return typed_frame(kept.names, [column.type for column in kept.table.columns], rows,
+                           database_of(engine_of(self._record.app)))
+
+    def apply(self) -> Any:
+        """Upgrade the real database to what was rehearsed, and only to that, after a backup; give an `Applied`.
+
+        Raises
+        ------
+        ApplyError
+            When the rehearsal was not safe, or the database or the revision files are no longer those rehearsed.
+        """
+        from appkit.applying import apply
+
+        return apply(self._record, safe=self.safe)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the verdict and every frame as plain values, as `flask rehearse --json` prints them."""
+        return {"safe": self.safe, "start": self.start, "revisions": list(self.revisions),
+                "reached": list(self._steps)[-1] if self._steps else self.start,
+                **{name: json_of(getattr(self, name)) for name in
+                   ("findings", "ledger", "columns", "statements", "schema")}}
+
+    def __repr__(self) -> str:
+        return f"Rehearsal({self._title})"
+
+    def __str__(self) -> str:
+        return text_of(self._title, self.findings, self._moved, self._notes)
+
+    def _repr_html_(self) -> str:
+        return html_of(self._title, self.findings, self._moved, self.statements, self._notes)
+
+    @property
+    def _title(self) -> str:
+        if not self.revisions:
+            return f"nothing pending at {self.start}"
+        verdict = "safe" if self.safe else "not safe"
+        return f"{self.start} → {self.revisions[-1]}: {verdict}, {count_severities(self.findings)}"
+
+    @property
+    def _moved(self) -> pd.DataFrame:
+        """The ledger's rows of tables in which something differs."""
+        return self.ledger[(self.ledger["kept"] != self.ledger["before"]) | (self.ledger["after"] != self.ledger["before"])]
+
+    @property
+    def _notes(self) -> list[str]:
+        if not self.revisions:
+            return ["Nothing is pending. An app that upgrades its database while it is created has done so by now: "
+                    "rehearse a plain app on the same models and migrations."]
+        missed = self.revisions[len(self._steps):]
+        notes = [f"Not rehearsed, so unknown: {', '.join(missed)}."] if missed else []
+        if not self._record.downgrade:
+            notes.append("Downgrades were not run: whether there is a way back is unknown.")
+        return notes
+
+    def _whole(self, pair: Pair) -> list[tuple]:
+        """Give every value of a table that came or went as a whole."""
+        states = [state.tables for state in self._record.states.values()]
+        kept = next((tables[pair.name] for tables in (states if pair.after else states[::-1]) if pair.name in tables))
+        return self._record.snapshots.whole(kept, gone=pair.after is None)
+
+    def _pair(self, table: str, revision: str | None) -> Pair | None:
+        if revision is not None and revision not in self._steps:
+            raise RehearsalError(f"Revision {revision!r} was not rehearsed. These were: "
+                                 f"{', '.join(self._steps) or 'none'}.")
+        steps = list(self._steps.values()) if revision is None else [self._steps[revision]]
+        pairs = [pair for step in steps for pair in step.pairs if table in (pair.before, pair.after)]
+        if not pairs:
+            known = sorted({pair.name for step in steps for pair in step.pairs})
+            raise UnknownTableError(f"No table {table!r}. There are: {', '.join(known) or 'none'}.")
+        differing = [pair for pair in pairs if not pair.ledger.whole]
+        return (differing or [None])[-1]
+
+
+def _frame(rows: Iterable[tuple], names: list[str], texts: list[str]) -> pd.DataFrame:
+    rows = list(rows)
+    return pd.DataFrame({name: pd.array([row[place] for row in rows], dtype="string" if name in texts else "Int64")
+                         for place, name in enumerate(names)})
+
+
+def _ledger_rows(steps: list[Step]) -> Iterable[tuple]:
+    for step in steps:
+        for pair in step.pairs:
+            ledger = pair.ledger
+            yield (step.revision, pair.name, ledger.before, ledger.after, ledger.kept, ledger.changed, ledger.lost,
+                   ledger.added)
+
+
+def _value_rows(steps: list[Step]) -> Iterable[tuple]:
+    for step in steps:
+        for pair in step.pairs:
+            for column in pair.ledger.columns:
+                yield (step.revision, pair.name, column.column, column.was, column.kept, column.changed, column.lost,
+                       column.filled)
+
+
+def _statements(steps: list[Step]) -> pd.DataFrame:
+    found = [(step.revision, statement) for step in steps for statement in step.statements]
+    texts = {"revision": [revision for revision, _ in found], "statement": [s.text.strip() for _, s in found],
+             "locks": [None] * len(found), "waits": [None] * len(found),
+             "rewritten": [", ".join(sorted(s.rewritten)) for _, s in found], "scanned": [None] * len(found)}
+    arrays = {name: pd.array(values, dtype="string") for name, values in texts.items()}
+    arrays["seconds"] = pd.array([s.seconds for _, s in found], dtype="Float64")
+    arrays["rows"] = pd.array([s.rows for _, s in found], dtype="Int64")
+    return pd.DataFrame({name: arrays[name] for name in _STATEMENTS})
+
+
+def _schema(steps: list[Step]) -> pd.DataFrame:
+    frames = [step.schema.assign(revision=pd.array([step.revision] * len(step.schema), dtype="string")) for step in steps]
+    names = ["revision", "change", "kind", "table", "name", "before", "after"]
+    if not frames:
+        return pd.DataFrame({name: pd.array([], dtype="string") for name in names})
+    return pd.concat(frames, ignore_index=True)[names]

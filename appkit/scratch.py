@@ -1,0 +1,111 @@
+"""A scratch copy of this repository's app and history, with rows, for notebooks and tests."""
+import atexit
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import flask_migrate
+import sqlalchemy as sa
+from flask import Flask
+
+from appkit.app import create_app, find_migrations
+from appkit.databases import engine_of
+from appkit.errors import AppkitError, MigrationError
+
+_NAMES = ("Ada", "Zoë", "O'Brien", "李雷", "Søren", "Müller", "Иван", "José", "Nguyễn", "Σοφία", "محمد", "Ann-Marie")
+_TITLES = ("Hello, world", "It's raining", "Crème brûlée", "100 % honest", "<b>Bold</b> claims", "数据库", "Why; DROP?",
+           'He said "no"', "Two\nlines", "🙂")
+_BODIES = (None, "", "Short.", "A body with an apostrophe: it's here.", "Ünïcode, 中文, emoji 🙂", "NULL", "  spaces  ",
+           "Line one\nline two\n" * 3)
+_START = datetime(2026, 1, 1)
+
+
+def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "head") -> Flask:
+    """Make a scratch copy of this repository's app and history, upgrade it, and fill it with rows.
+
+    Parameters
+    ----------
+    rows
+        How many users, and how many posts. They are the same on every machine and in every run.
+    url
+        An empty database. Left out: SQLite in a private temporary folder, deleted when the interpreter ends.
+    revision
+        How far to upgrade it; 'base' leaves it without any table.
+
+    Returns
+    -------
+    Flask
+        The app, ready; its Migrate's folder is a copy, so that new revisions may be written into it.
+
+    Raises
+    ------
+    AppkitError
+        When the database at `url` is not empty.
+    MigrationError
+        When it cannot be upgraded to `revision`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="appkit-demo-"))  # only its owner may read it
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    app = create_app(url or f"sqlite:///{folder / 'app.db'}", migrations=_copy_migrations(folder / "migrations"))
+    app.instance_path = str(folder / "instance")
+    engine = engine_of(app)
+    if tables := sa.inspect(engine).get_table_names():
+        raise AppkitError(f"demo fills empty databases only; this one has: {', '.join(tables)}.")
+    _upgrade(app, revision)
+    _fill(engine, rows)
+    engine.dispose()
+    return app
+
+
+def _copy_migrations(folder: Path) -> Path:
+    return shutil.copytree(find_migrations(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _upgrade(app: Flask, revision: str) -> None:
+    if revision == "base":
+        return
+    silenced = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with app.app_context():
+            flask_migrate.upgrade(revision=revision)
+    except SystemExit as stop:
+        reason = stop.__context__
+        raise MigrationError(f"Cannot upgrade the scratch copy to {revision!r}: {reason}") from reason
+    finally:
+        logging.disable(silenced)
+
+
+def _fill(engine: sa.Engine, rows: int) -> None:
+    with engine.begin() as connection:
+        for name, make in (("user", _users), ("post", _posts)):
+            if rows and sa.inspect(connection).has_table(name):
+                table = sa.Table(name, sa.MetaData(), autoload_with=connection, resolve_fks=False)
+                connection.execute(table.insert(), list(_only(table.columns.keys(), make(rows))))
+
+
+def _only(columns: list[str], rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Leave out of each row what the table does not have at this revision."""
+    for row in rows:
+        yield {name: row[name] for name in columns}
+
+
+def _users(rows: int) -> Iterator[dict[str, Any]]:
+    for number in range(1, rows + 1):
+        name = f"{_NAMES[number % len(_NAMES)]} {number}"
+        yield {"id": number, "username": name, "email": f"user{number}@example.org"}
+
+
+def _posts(rows: int) -> Iterator[dict[str, Any]]:
+    for number in range(1, rows + 1):
+        yield {
+            "id": number,
+            "author_id": number * number % rows + 1,  # squares: some write much, some nothing
+            "title": f"{_TITLES[number % len(_TITLES)]} ({number})",
+            "body": _BODIES[number % len(_BODIES)],
+            "created_at": _START + timedelta(minutes=37 * number, microseconds=number % 1000),
+        }

@@ -1,0 +1,60 @@
+"""What a revision file says of itself: what it drops on purpose, and what its author accepted."""
+import ast
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+
+class Script:
+    """A revision file, read and not run.
+
+    A revision accepts findings in a dictionary of its own, so that a review sees it:
+    `accepted = {"values-lost user.nickname": "nobody has used it since 2024"}`.
+    """
+
+    def __init__(self, path: Path, module: Any) -> None:
+        self._source = path.read_text(encoding="utf-8")
+        self._accepted = dict(getattr(module, "accepted", {}))
+
+    def accepts(self, finding: str, where: str) -> str | None:
+        """Give the reason for which the file accepts a finding, None when it does not."""
+        return self._accepted.get(f"{finding} {where}".strip())
+
+    def drops(self, name: str) -> bool:
+        """Say whether the upgrade drops something of this name: by a drop_ operation, or by DROP in SQL."""
+        if any(call.startswith("drop_") and name in strings for call, strings, _ in self._calls):
+            return True
+        sql = re.compile(rf"\bDROP\s+\w+\s+(?:IF\s+EXISTS\s+)?[\"`\[]?{re.escape(name)}(?!\w)", re.IGNORECASE)
+        return any(sql.search(text) for text in self._strings)
+
+    def mentions(self, word: str, column: str) -> bool:
+        """Say whether an operation of the upgrade names a keyword (on a column, when one is given)."""
+        return any(word in keywords and (not column or column in strings) for _, strings, keywords in self._calls)
+
+    @cached_property
+    def _upgrade(self) -> list[ast.AST]:
+        tree = ast.parse(self._source)
+        parts = [node for node in tree.body if getattr(node, "name", "") != "downgrade"]
+        return [node for part in parts for node in ast.walk(part)]
+
+    @cached_property
+    def _strings(self) -> list[str]:
+        return [node.value for node in self._upgrade if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+    @cached_property
+    def _calls(self) -> list[tuple[str, set[str], set[str]]]:
+        """Every call: its name, the texts and names in its arguments, and all keywords and calls within it."""
+        found = []
+        for node in self._upgrade:
+            if isinstance(node, ast.Call):
+                inside = list(ast.walk(node))
+                strings = {part.value for part in inside if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+                keywords = {part.arg for part in inside if isinstance(part, ast.keyword) and part.arg}
+                keywords |= {_called(part) for part in inside if isinstance(part, ast.Call)}
+                found.append((_called(node), strings, keywords))
+        return found
+
+
+def _called(node: ast.Call) -> str:
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))

@@ -1,0 +1,172 @@
+"""The stand-in: a second Flask app on a private copy, with the user's own db, models and migrations."""
+import hashlib
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext, MigrationStep
+from alembic.script import Script as Revision
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from flask import Flask
+from sqlalchemy import URL, Engine
+
+from appkit.databases import engine_of
+from appkit.errors import RehearsalError
+from appkit.script import Script
+
+_OURS = ("sqlalchemy", "migrate")
+
+
+class StandIn:
+    """An app like the user's, whose database is a copy, moved one revision at a time."""
+
+    def __init__(self, app: Flask, url: URL) -> None:
+        self.app = _like(app, url)
+        self.engine: Engine = engine_of(self.app)
+        _listen_alike(engine_of(app), self.engine)
+
+    @cached_property
+    def scripts(self) -> ScriptDirectory:
+        """The history, read when first asked for: to read it is to run the head of every revision file."""
+        return read_scripts(self.app)
+
+    def script(self, revision: str) -> Script:
+        """Give a revision's file."""
+        found = self.scripts.get_revision(revision)
+        return Script(Path(found.path), found.module)
+
+    def digest(self, revisions: list[str]) -> dict[str, str]:
+        """Give what tells these revision files, and env.py, from edited ones."""
+        return digest_files(self.scripts, revisions)
+
+    def pending(self, to: str) -> list[Revision]:
+        """Give the revisions between the copy and a target, in the order in which they would run.
+
+        Raises
+        ------
+        RehearsalError
+            When the target is not there, or is not ahead.
+        """
+        try:
+            heads = tuple(self.heads())
+            return list(reversed(list(self.scripts.iterate_revisions(to, heads, implicit_base=True))))
+        except (CommandError, ValueError) as reason:
+            known = ", ".join(sorted(script.revision for script in self.scripts.walk_revisions()))
+            raise RehearsalError(f"Cannot rehearse to {to!r}: {reason}. The history has: {known or 'nothing'}.") from reason
+
+    def heads(self) -> list[str]:
+        """Give the revisions that the copy stands at."""
+        with self.engine.connect() as connection:
+            return sorted(MigrationContext.configure(connection, opts=self.version_options).get_current_heads())
+
+    @property
+    def version_options(self) -> dict[str, Any]:
+        """What the app told Alembic of its version table."""
+        arguments = self.app.extensions["migrate"].configure_args
+        return {name: value for name, value in arguments.items() if name.startswith("version_table")}
+
+    def upgrade(self, revision: str) -> None:
+        """Run one revision's upgrade on the copy, through the app's own env.py."""
+        self._run(MigrationStep.upgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision)))
+
+    def downgrade(self, revision: str) -> None:
+        """Run one revision's downgrade on the copy, through the app's own env.py."""
+        self._run(MigrationStep.downgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision)))
+
+    def _run(self, step: MigrationStep) -> None:
+        with self.app.app_context():
+            configured = self.app.extensions["migrate"]
+            config = configured.migrate.get_config(configured.directory)
+            with EnvironmentContext(config, self.scripts, fn=lambda _heads, _context: [step]):
+                try:
+                    self.scripts.run_env()
+                finally:
+                    configured.db.session.remove()
+                    # A new connection for every step: what SQLite tells of a statement, it tells when preparing it.
+                    self.engine.dispose()
+
+
+def read_scripts(app: Flask) -> ScriptDirectory:
+    """Give the history of an app as Alembic reads it.
+
+    Raises
+    ------
+    RehearsalError
+        When the app has no Flask-Migrate, or its history cannot be read.
+    """
+    if "migrate" not in app.extensions:
+        raise RehearsalError(f"The app {app.name!r} has no Flask-Migrate: call Migrate(app, db) in its factory.")
+    configured = app.extensions["migrate"]
+    try:
+        with app.app_context(), no_bytecode():
+            scripts = ScriptDirectory.from_config(configured.migrate.get_config(configured.directory))
+            list(scripts.walk_revisions())
+    except (CommandError, KeyError) as reason:
+        raise RehearsalError(f"Cannot read the history in {configured.directory!r}: {reason}") from reason
+    return scripts
+
+
+def digest_files(scripts: ScriptDirectory, revisions: list[str]) -> dict[str, str]:
+    """Give what tells the files of some revisions, and env.py, from edited ones: a digest by revision."""
+    paths = {revision: Path(scripts.get_revision(revision).path) for revision in revisions}
+    paths["env.py"] = Path(scripts.dir) / "env.py"
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
+
+
+@contextmanager
+def keep_loggers() -> Iterator[None]:
+    """Leave every logger as it was, and be quiet below warnings meanwhile: env.py sets logging up anew at each run."""
+    root, manager = logging.getLogger(), logging.getLogger().manager
+    loggers = [root, *(found for found in manager.loggerDict.values() if isinstance(found, logging.Logger))]
+    before = [(logger, logger.level, logger.disabled, logger.propagate, logger.handlers[:]) for logger in loggers]
+    level = manager.disable
+    logging.disable(max(level, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        for logger, *state, handlers in before:
+            logger.setLevel(state[0])
+            logger.disabled, logger.propagate = state[1:]
+            logger.handlers[:] = handlers
+
+
+@contextmanager
+def no_bytecode() -> Iterator[None]:
+    """Leave no bytecode of revision files: one rewritten within a second at the same length would run as it was."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _like(app: Flask, url: URL) -> Flask:
+    standin = Flask(app.import_name, root_path=app.root_path, instance_path=app.instance_path)
+    standin.config.update(app.config)
+    standin.config["SQLALCHEMY_DATABASE_URI"] = url
+    standin.config["SQLALCHEMY_TRACK_MODIFICATIONS"] = False  # or its listeners would be on the session twice
+    standin.extensions.update({name: value for name, value in app.extensions.items() if name not in _OURS})
+    app.extensions["sqlalchemy"].init_app(standin)
+    configured = app.extensions["migrate"]
+    kept = dict(vars(configured.migrate))
+    try:
+        configured.migrate.init_app(standin, configured.db, configured.directory, **configured.configure_args)
+    finally:
+        # init_app notes its arguments on the extension, which is still the user's.
+        vars(configured.migrate).update(kept)
+    return standin
+
+
+def _listen_alike(source: Engine, copy: Engine) -> None:
+    """Give the copy's engine what the app listens to on its own: PRAGMAs, functions, collations, its BEGIN."""
+    copy.dispatch._update(source.dispatch, only_propagate=False)
+    copy.pool.dispatch._update(source.pool.dispatch, only_propagate=False)
+    copy.dialect.dispatch._update(source.dialect.dispatch, only_propagate=False)

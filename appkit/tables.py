@@ -1,0 +1,269 @@
+"""Rows of a table or a query as a DataFrame whose types are those that the database declares.
+
+What a column declares decides: integers are Int64, booleans boolean, texts (JSON too) string, floats Float64, datetimes
+datetime64[us]; dates, times, decimals and bytes are Python objects. Where a stored value does not fit what the column declares,
+as SQLite allows, the whole column is of dtype object and holds the values as the driver gives them: nothing
+is converted in silence, no integer ever passes through a float. A query's column that declares nothing goes by what is in it.
+NULL is pd.NA, NaT in datetimes, None in objects.
+"""
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from flask import has_app_context
+from sqlalchemy.exc import CompileError, SQLAlchemyError
+from sqlalchemy.sql import quoted_name, visitors
+
+from appkit.databases import Table, database_of, open_source
+from appkit.errors import AppkitError, UnknownTableError
+
+_READS = re.compile(r"(\s|--[^\n]*(\n|$)|/\*.*?\*/|\()*(SELECT|WITH|VALUES|EXPLAIN)\b", re.IGNORECASE | re.DOTALL)
+
+
+def list_tables(source: Any = None) -> pd.DataFrame:
+    """List the tables of a database with their sizes.
+
+    Parameters
+    ----------
+    source
+        A Flask app, an Engine or a URL; left out, the current app.
+
+    Returns
+    -------
+    DataFrame, one row per table, sorted by name
+        Columns: table (string), rows (Int64, counted not estimated), columns (Int64, how many).
+    """
+    with _open(source) as (connection, database):
+        tables = sorted(database.read_tables(connection))
+        counts = [_count(connection, database.quote(table.name)) for table in tables]
+    return pd.DataFrame({
+        "table": pd.array([table.name for table in tables], dtype="string"),
+        "rows": pd.array(counts, dtype="Int64"),
+        "columns": pd.array([len(table.columns) for table in tables], dtype="Int64"),
+    })
+
+
+def read_table(source: Any = None, table: str | None = None, *, columns: Sequence[str] | None = None,
+               where: Any = None, limit: int | None = None) -> pd.DataFrame:
+    """Read the rows of a table, ordered by its primary key.
+
+    Parameters
+    ----------
+    source
+        A Flask app, an Engine or a URL. It may be left out inside an app context: `read_table("user")` reads the
+        current app's table.
+    table
+        The name as `list_tables` has it.
+    columns
+        Their names, in the order wanted; left out, all.
+    where
+        Which rows: a SQLAlchemy expression on this table (`User.id > 3`), or SQL text, taken as it is.
+    limit
+        At most so many rows.
+
+    Returns
+    -------
+    DataFrame, one row per row; without a primary key ordered by all columns, the first one first
+        Its dtypes are those of this module's first lines.
+
+    Raises
+    ------
+    UnknownTableError
+        When the database has no such table; it names those that there are.
+    AppkitError
+        When a column is unknown, or the database refuses the condition.
+    """
+    if table is None and isinstance(source, str) and has_app_context():
+        source, table = None, source
+    if table is None:
+        raise AppkitError("Which table? read_table(source, table), or read_table(table) inside an app context.")
+    with _open(source) as (connection, database):
+        known = _find(table, database.read_tables(connection))
+        wanted = _choose(columns, known)
+        statement = _select(known, wanted, where).limit(_at_most(limit))
+        _, rows = _fetch(connection, database, statement)
+    declared = {column.name: column.type for column in known.columns}
+    return typed_frame(wanted, [declared[name] for name in wanted], rows, database)
+
+
+def read_query(source: Any, statement: Any, parameters: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """Read the rows of a query; nothing it does can write.
+
+    Parameters
+    ----------
+    source
+        A Flask app, an Engine or a URL; None for the current app.
+    statement
+        A SQLAlchemy select, of tables or of models, or SQL text. In text, `:name` is a parameter; a list for one
+        serves `IN :name`.
+    parameters
+        The values by name.
+
+    Returns
+    -------
+    DataFrame, one row per row, in the order of the query
+        The columns of a SQLAlchemy select have the types it declares. Those of SQL text go by what is in them.
+
+    Raises
+    ------
+    AppkitError
+        When the statement is no query, tries to write, or the database refuses it.
+    """
+    query = _as_query(statement, parameters or {})
+    with _open(source) as (connection, database):
+        names, rows = _fetch(connection, database, query)
+        declared = _declared_types(query, connection.dialect)
+    return typed_frame(names, declared if len(declared) == len(names) else [None] * len(names), rows, database)
+
+
+@contextmanager
+def _open(source: Any) -> Iterator[tuple[sa.Connection, ModuleType]]:
+    with open_source(source) as engine:
+        database = database_of(engine)
+        if not database.holds_database(engine):
+            raise AppkitError(f"There is no database at {engine.url.render_as_string()}. Reading it would make one.")
+        with engine.connect() as connection, database.reading_only(connection):
+            yield connection, database
+
+
+def _count(connection: sa.Connection, quoted: str) -> int:
+    return connection.exec_driver_sql(f"SELECT count(*) FROM {quoted}").scalar_one()
+
+
+def _find(name: str, tables: Sequence[Table]) -> Table:
+    for table in tables:
+        if table.name == name:
+            return table
+    names = ", ".join(sorted(table.name for table in tables))
+    raise UnknownTableError(f"No table {name!r}. This database has: {names or 'no table at all'}.")
+
+
+def _choose(columns: Sequence[str] | None, table: Table) -> list[str]:
+    names = [column.name for column in table.columns]
+    if columns is None:
+        return names
+    wanted = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
+    unknown = [name for name in wanted if name not in names]
+    if unknown or not wanted:
+        asked = ", ".join(map(repr, unknown)) or "''"
+        raise AppkitError(f"No column {asked} in the table {table.name!r}. It has: {', '.join(names)}.")
+    return wanted
+
+
+def _at_most(limit: int | None) -> int | None:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise AppkitError(f"limit={limit!r}: a number of rows, 0 or more, is wanted.")
+    return limit
+
+
+def _select(table: Table, columns: Sequence[str], where: Any) -> sa.Select:
+    chosen = [_column(name) for name in columns]
+    condition = sa.literal_column(f"({where}\n)") if isinstance(where, str) else where
+    if condition is None:
+        return _order(sa.select(*chosen).select_from(_table(table.name)), table)
+    origin = _find_in(condition, table.name)
+    return _order(sa.select(*chosen).select_from(origin).where(condition), table)
+
+
+def _find_in(condition: Any, name: str) -> Any:
+    """Give the object that an expression uses for the table: a second one of that name would be a second table."""
+    spoken_of = sa.select(sa.literal_column("1")).where(condition).get_final_froms()
+    if any(getattr(other, "name", None) != name for other in spoken_of):
+        raise AppkitError(f"where speaks of other tables than {name!r}. Use read_query for a join.")
+    # A subquery may speak of it too: EXISTS (… WHERE post.author_id = user.id) is of this table's row.
+    inside = (element.table for element in visitors.iterate(condition) if isinstance(element, sa.ColumnClause))
+    return next((origin for origin in (*spoken_of, *inside) if getattr(origin, "name", None) == name), _table(name))
+
+
+def _order(statement: sa.Select, table: Table) -> sa.Select:
+    nullable = {column.name for column in table.columns if column.nullable}
+    # A key of SQLite may hold NULLs, and those more than once: then the other columns say which row comes first.
+    enough = table.key and not nullable.intersection(table.key)
+    rest = [] if enough else [column.name for column in table.columns if column.name not in table.key]
+    return statement.order_by(*map(_column, [*table.key, *rest]))
+
+
+def _column(name: str) -> sa.ColumnClause:
+    return sa.column(quoted_name(name, quote=True))
+
+
+def _table(name: str) -> sa.TableClause:
+    return sa.table(quoted_name(name, quote=True))
+
+
+def _as_query(statement: Any, parameters: Mapping[str, Any]) -> Any:
+    try:
+        query = sa.text(statement) if isinstance(statement, str) else statement
+        text = query.text if isinstance(query, sa.TextClause) else None
+        if not (_READS.match(text) if text is not None else getattr(query, "is_select", False)):
+            raise AppkitError("read_query only reads. It takes SELECT, WITH, VALUES and EXPLAIN, or a SQLAlchemy select.")
+        if text is None:
+            return query.params(parameters) if parameters else query
+        return query.bindparams(*[_bind(name, value) for name, value in parameters.items()])
+    except SQLAlchemyError as error:
+        raise AppkitError(f"This query cannot be asked: {error}") from error
+
+
+def _bind(name: str, value: Any) -> sa.BindParameter:
+    several = isinstance(value, (list, tuple, set, frozenset))
+    return sa.bindparam(name, list(value) if several else value, expanding=several)
+
+
+def _declared_types(query: Any, dialect: sa.Dialect) -> list[str | None]:
+    return [_declared_type(column.type, dialect) for column in getattr(query, "selected_columns", ())]
+
+
+def _declared_type(declared: Any, dialect: sa.Dialect) -> str | None:
+    try:
+        return declared.compile(dialect=dialect)
+    except CompileError:
+        return None
+
+
+def _fetch(connection: sa.Connection, database: ModuleType, statement: Any) -> tuple[list[str], list[tuple]]:
+    try:
+        answer = database.read_rows(connection, statement)
+    except SQLAlchemyError as error:
+        reason = getattr(error, "orig", None) or str(error).splitlines()[0]
+        raise AppkitError(f"This query, which may only read, is refused: {reason}.") from error
+    if answer is None:
+        raise AppkitError("This statement has no rows to give. read_query takes SELECT, WITH, VALUES and EXPLAIN.")
+    return answer
+
+
+def typed_frame(names: Sequence[str], declared: Sequence[str | None], rows: list[tuple],
+           database: ModuleType) -> pd.DataFrame:
+    """Make a DataFrame of rows, each column typed by what it was declared as, where every value fits that."""
+    columns = list(zip(*rows)) if rows else [()] * len(names)
+    arrays = [_array(*database.understand(kind, values)) for kind, values in zip(declared, columns)]
+    # By position first, because two columns of a query may have the same name.
+    frame = pd.DataFrame(dict(enumerate(arrays)), index=pd.RangeIndex(len(rows)))
+    frame.columns = pd.Index(names, dtype=object if not names else None)
+    return frame
+
+
+def _array(kind: str, values: Sequence) -> Any:
+    if kind == "text":
+        return pd.array(list(values), dtype="string")
+    if kind == "datetime":
+        return pd.Series(np.array(values, dtype="datetime64[us]"))
+    if kind == "object":
+        return pd.Series(list(values), dtype=object)
+    # Value and mask apart: pandas would send an integer that stands beside a NULL through a float.
+    array, dtype, empty = _MASKED[kind]
+    missing = np.fromiter((value is None for value in values), bool, len(values))
+    filled = values if not missing.any() else [empty if value is None else value for value in values]
+    return array(np.array(filled, dtype=dtype), missing)
+
+
+_MASKED = {
+    "integer": (pd.arrays.IntegerArray, np.int64, 0),
+    "boolean": (pd.arrays.BooleanArray, np.bool_, False),
+    "real": (pd.arrays.FloatingArray, np.float64, 0.0),
+}

@@ -1,0 +1,165 @@
+"""Watching a copy: what each statement did there, and nothing at all on the source."""
+import re
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.pool import Pool
+
+from appkit.errors import SourceTouchedError
+
+_FOLD = 8  # how far back the same statement is counted together: a loop may alternate between a few
+
+
+@dataclass
+class Statement:
+    """A statement of a migration, or a run of the same one, with what it did."""
+
+    text: str
+    seconds: float = 0.0
+    rows: int | None = None
+    wrote: bool = False
+    tables: set[str] = field(default_factory=set)  # that it can have written to
+    rewritten: set[str] = field(default_factory=set)
+
+
+class Watch:
+    """What happens on a copy while the block runs; a connection to the source is refused.
+
+    `statements` and `failed` are those since the last `begin()`.
+    """
+
+    def __init__(self, database: ModuleType, copy: Engine, sources: list[Engine], version_table: str) -> None:
+        self._database, self._copy, self._sources = database, copy, sources
+        self._copy_place = database.place_of(copy)
+        self._source_places = {place for place in map(database.place_of, sources) if place}
+        self._version_table = version_table
+        self._thread = threading.get_ident()
+        self._exit = ExitStack()
+        self.refused: str | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was seen so far."""
+        self.statements: list[Statement] = []
+        self.failed: Statement | None = None
+        self.obstacle: Any = None  # as the database's file tells it
+        self.touched: set[str] = set()  # tables, in lower case
+        self._current: Statement | None = None
+        self._seen: dict[str, Statement] = {}
+        self._storage = self._database.read_storage(self._copy.url)
+        self._explaining = False
+
+    def __enter__(self) -> "Watch":
+        listeners = [(Engine, "do_connect", self._on_do_connect), (Pool, "connect", self._on_connect),
+                     (Engine, "before_cursor_execute", self._on_before), (Engine, "after_cursor_execute", self._on_after),
+                     (Engine, "handle_error", self._on_error)]
+        for target, name, listener in listeners:
+            event.listen(target, name, listener)
+            self._exit.callback(event.remove, target, name, listener)
+        self._exit.enter_context(self._database.refuse_connections(self._source_places, self._refuse))
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self._exit.close()
+
+    # ---- the source
+
+    def _refuse(self, who: str) -> None:
+        self.refused = (f"{who} reached for the real database while its migrations were rehearsed on a copy. It was "
+                        "refused. Take the engine or the URL from current_app, as Flask-Migrate's env.py does, so that "
+                        "a rehearsal can put the copy in its place.")
+        raise SourceTouchedError(self.refused)
+
+    def _here(self) -> bool:
+        return threading.get_ident() == self._thread  # other threads may be the app itself, at work
+
+    def _on_do_connect(self, dialect: Any, _record: Any, arguments: list, options: dict) -> None:
+        if self._here() and dialect.name == self._copy.dialect.name:
+            if self._database.file_of(tuple(arguments), options) in self._source_places:
+                self._refuse("An engine")
+
+    def _on_connect(self, connection: Any, record: Any) -> None:
+        if not self._here() or not self._database.is_connection(connection):
+            return
+        place = self._database.file_behind(connection)
+        if place in self._source_places:
+            self._refuse("An engine that makes its own connections")
+        if place == self._copy_place:
+            record.info["appkit"] = True
+            self._database.watch_writes(connection, self._tell, self._source_places, self._refuse)
+
+    # ---- the copy
+
+    def _tell(self, table: str | None) -> None:
+        if table:
+            self.touched.add(table.lower())
+        if self._current:
+            self._current.wrote = True
+            if table:
+                self._current.tables.add(table)
+
+    def _on_before(self, connection: Connection, _cursor: Any, text: str, *_more: Any) -> None:
+        if not self._here():
+            return
+        if any(connection.engine.pool is source.pool for source in self._sources):
+            self._refuse("A connection that was already open")
+        if connection.info.get("appkit") and not self._explaining:
+            self._current = Statement(text, -time.perf_counter())
+
+    def _on_after(self, connection: Connection, cursor: Any, *_more: Any) -> None:
+        statement = self._current
+        if statement is None or not connection.info.get("appkit") or self._explaining:
+            return
+        self._current = None
+        statement.seconds += time.perf_counter()
+        statement.rows = cursor.rowcount if cursor.rowcount >= 0 else None
+        if statement.text in self._seen:  # prepared before: told then
+            statement.wrote = self._seen[statement.text].wrote
+            statement.tables = self._seen[statement.text].tables
+        elif statement.wrote:
+            statement.rewritten = self._rewritten(connection)
+        self._seen.setdefault(statement.text, statement)
+        if self._worth_telling(statement):
+            self._add(statement)
+
+    def _rewritten(self, connection: Connection) -> set[str]:
+        storage = self._database.storage_of(connection)
+        moved = {name for name, place in storage.items() if self._storage.get(name, place) != place}
+        self._storage.update({name: storage[name] for name in moved})
+        return moved
+
+    def _worth_telling(self, statement: Statement) -> bool:
+        names = {name.lower() for name in statement.tables}
+        if names and names <= {self._version_table.lower(), "sqlite_master"}:
+            return False
+        return statement.wrote or not re.match(
+            rf"\s*(PRAGMA|BEGIN|SAVEPOINT|RELEASE|SELECT sqlite_version|SELECT\b.*\b(sqlite_master|{re.escape(self._version_table)})\b)",
+            statement.text, re.IGNORECASE | re.DOTALL)
+
+    def _add(self, statement: Statement) -> None:
+        for before in self.statements[-_FOLD:]:
+            if before.text == statement.text:
+                before.seconds += statement.seconds
+                if statement.rows is not None:
+                    before.rows = (before.rows or 0) + statement.rows
+                before.rewritten |= statement.rewritten
+                return
+        self.statements.append(statement)
+
+    def _on_error(self, context: Any) -> None:
+        statement, self._current = self._current, None
+        if statement is None or context.connection is None:
+            return
+        statement.seconds += time.perf_counter()
+        self.failed = statement
+        self._explaining = True  # asking why is not part of what the migration did
+        try:
+            self.obstacle = self._database.find_obstacle(context.connection, str(context.original_exception),
+                                                         statement.text)
+        finally:
+            self._explaining = False
