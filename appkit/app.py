@@ -1,11 +1,13 @@
 """The Flask app: its factory and its few routes."""
 import os
 from pathlib import Path
+from typing import Any
 
-from flask import Blueprint, Flask, current_app, jsonify, request
+from flask import Blueprint, Flask, Response, current_app, jsonify, request
 from sqlalchemy import URL, event, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from werkzeug.exceptions import HTTPException, abort
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from appkit.databases import with_driver
 from appkit.errors import MigrationError
@@ -48,12 +50,12 @@ def find_migrations() -> Path:
     return installed if installed.is_dir() else package.parent / "migrations"
 
 
-def _enforce_foreign_keys(connection, _record) -> None:
+def _enforce_foreign_keys(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
 
 
 @routes.app_errorhandler(HTTPException)
-def _as_json(error: HTTPException):
+def _as_json(error: HTTPException) -> WerkzeugResponse:
     response = error.get_response()  # with its headers: a 405 says which methods are allowed
     response.data = jsonify(error=error.description).data
     response.content_type = "application/json"
@@ -61,7 +63,7 @@ def _as_json(error: HTTPException):
 
 
 @routes.get("/users")
-def list_users():
+def list_users() -> Response:
     """A page of users by id: `?after=` the last id seen, `?limit=` at most 100."""
     after = min(max(request.args.get("after", 0, type=int), 0), _LARGEST)
     limit = min(max(request.args.get("limit", _PAGE, type=int), 1), _PAGE)
@@ -70,7 +72,7 @@ def list_users():
 
 
 @routes.post("/users")
-def create_user():
+def create_user() -> tuple[Response, int]:
     """Make a user from a JSON object with `username` and `email`."""
     user = User(**_valid_user(request.get_json()))
     db.session.add(user)
@@ -83,7 +85,7 @@ def create_user():
 
 
 @routes.get("/users/<int:user_id>")
-def show_user(user_id: int):
+def show_user(user_id: int) -> Response:
     """One user."""
     user = db.session.get(User, user_id) if user_id <= _LARGEST else None
     if user is None:
@@ -92,7 +94,7 @@ def show_user(user_id: int):
 
 
 @routes.get("/health")
-def health():
+def health() -> tuple[Response, int]:
     """Say where the database stands; 503 unless it stands at the head of the history."""
     from appkit.history import current_heads, script_heads  # Alembic with it: loaded when first asked for
 

@@ -38,7 +38,8 @@ class Place(NamedTuple):
     orphans: tuple[tuple[str, str], ...]  # table, what is wrong with the rows it refers to
 
 
-def find_problems(history: History, place: Place, *, models: frozenset[str], left_out: frozenset[str]) -> list[Problem]:
+def find_problems(history: History, place: Place, *, models: frozenset[str],
+                  left_out: frozenset[str]) -> list[Problem]:
     """List what is wrong, in the order in which to cure it.
 
     `models` are the tables that the models have, `left_out` those that the app itself keeps out of autogenerate.
@@ -55,7 +56,7 @@ def _folder(history: History) -> Iterator[Problem]:
         yield Problem("no-migrations", history.folder, f"not there: {', '.join(history.missing)}",
                       "Make it with `flask db init`, or give Migrate(directory=…) the folder that has it.")
     if history.relative:
-        yield Problem("relative-directory", history.folder, "it is looked for in the working directory, wherever that is",
+        yield Problem("relative-directory", history.folder, "looked for in the working directory, wherever that is",
                       "Give Migrate(directory=…) an absolute path: a notebook runs in its own folder.")
 
 
@@ -75,8 +76,8 @@ def _revisions(history: History) -> Iterator[Problem]:
         yield Problem("several-heads", history.folder, ", ".join(history.heads),
                       "`flask db merge heads` makes one of them; until then `upgrade` stops, or does one branch.")
     for name in history.stale:
-        yield Problem("stale-bytecode", name, "the compiled file beside it is of another text, with the same time and size",
-                      "Delete the __pycache__ folder of the revisions: Python would run the old text.")
+        yield Problem("stale-bytecode", name, "its compiled file is of another text, but the same time and size",
+                      "Delete the __pycache__ folder of the revisions: Python runs the old text.")
 
 
 def _reach(place: Place) -> Iterator[Problem]:
@@ -88,17 +89,18 @@ def _stamp(history: History, place: Place) -> Iterator[Problem]:
     known = history.parents
     for revision in [] if history.failure else [revision for revision in place.current if revision not in known]:
         yield Problem("unknown-revision", place.version_table, f"the database is at {revision}; no file has it",
-                      "Bring the file back. If it is gone for good, `flask db stamp` the revision that the schema is at.")
+                      "Bring the file back. If it is gone, `flask db stamp` the revision that the schema is at.")
     for revision in place.current:
         above = [other for other in place.current if revision in _ancestors(other, known)]
         if above:
-            yield Problem("overlapping-revisions", place.version_table, f"{revision} stands beside {above[0]}, which follows it",
+            yield Problem("overlapping-revisions", place.version_table,
+                          f"{revision} stands beside {above[0]}, which follows it",
                           f"Delete the row {revision}: an upgrade would go astray.")
     tables = [name for name in place.tables if not name.startswith(_TEMPORARY)]
     if tables and not place.current:
         row = "has no row" if place.stamped else "is not there"
         yield Problem("not-stamped", place.version_table, f"it {row}, but the database has {_listed(tables)}",
-                      "`flask db stamp` the revision that these tables are at: `upgrade` would create them again and fail.")
+                      "`flask db stamp` the revision that these tables are at: `upgrade` would create them again.")
 
 
 def _leftovers(place: Place) -> Iterator[Problem]:

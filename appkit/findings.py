@@ -224,14 +224,14 @@ def _values_lost(step: Step, pair: Pair, column: Any, count: int) -> Finding:
     told = "; ".join(f"{key}: {_value(old)} → {_value(new)}" for key, old, new in samples)
     parent = _cascading(step.statements, pair.before)
     if column.lost and not column.changed and parent:
-        return Finding(step.revision, "loss", "children-lost", where, f"{count} values set to NULL: {told}; by: {_short(parent)}",
+        return Finding(step.revision, "loss", "children-lost", where, f"{_counted(count, 'value')} set to NULL: {told}; by: {_short(parent)}",
                        f"References that the revision never names were nulled with the table they refer to{undone}.",
                        "Use appkit.Migrate, which switches foreign keys off for the migration and checks them before the "
                        "commit.")
     nulled = not column.changed
     return Finding(step.revision, "loss", "values-lost" if nulled else "values-changed", where,
                    f"{count} of {_rows(pair.ledger.before)}: {told}",
-                   f"Values that were there are {'NULL' if nulled else 'others'} afterwards{undone}.",
+                   f"Values that were there are {'gone' if nulled else 'different'} afterwards{undone}.",
                    "Convert the values yourself before the change, with op.execute(\"UPDATE …\"), or write a downgrade "
                    "that brings them back, or accept the change in the revision file.")
 
@@ -375,7 +375,7 @@ def _inventions(step: Step) -> Iterator[Finding]:
 
 
 def _values_told(values: list[tuple[Any, int]]) -> str:
-    told = ", ".join(f"{_value(value)} ({count} times)" for value, count in values[:3])
+    told = ", ".join(f"{_value(value)} in {_rows(count)}" for value, count in values[:3])
     return told + (", …" if len(values) > 3 else "")
 
 
@@ -432,11 +432,12 @@ def _again(trip: RoundTrip) -> str:
 def _missing(ledger: TableLedger) -> str:
     changed = sum(column.changed for column in ledger.columns)
     lost = sum(column.lost for column in ledger.columns)
+    filled = sum(column.invented for column in ledger.columns)
     parts = [f"{_rows(ledger.lost)} missing" if ledger.lost else "",
              f"{_rows(ledger.added)} too many" if ledger.added else "",
-             f"{lost} values missing" if lost and not ledger.lost else "",
-             f"{changed} values others" if changed else "",
-             f"{sum(c.invented for c in ledger.columns)} NULLs filled" if any(c.invented for c in ledger.columns) else ""]
+             f"{_counted(lost, 'value')} missing" if lost and not ledger.lost else "",
+             f"{_counted(changed, 'value')} changed" if changed else "",
+             f"{_counted(filled, 'NULL')} filled" if filled else ""]
     return ", ".join(part for part in parts if part)
 
 
@@ -447,8 +448,12 @@ def _lasting(schema: pd.DataFrame) -> Iterator[Any]:
 
 # ---- how it is said
 
+def _counted(count: int, noun: str) -> str:
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"
+    return _counted(count, "row")
 
 
 def _few(keys: tuple[str, ...], total: int) -> str:

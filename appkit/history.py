@@ -1,7 +1,7 @@
 """The revisions of an app, where its database stands among them, and what is wrong with either.
 
-Nothing here writes: the version table is looked at, never made, and revision files are only loaded. pandas is imported by the functions
-that give a DataFrame, so that a health check stays light.
+Nothing here writes: the version table is looked at, never made, and revision files are only loaded. pandas is imported
+by the functions that give a DataFrame, so that a health check stays light.
 """
 import heapq
 import importlib.util
@@ -74,7 +74,7 @@ def script_heads(app: Any = None) -> str:
     MigrationError
         When the history cannot be read; `diagnose` says more.
     """
-    return _joined(_read_scripts(app_of(app)).get_heads())
+    return _joined(set(_read_scripts(app_of(app)).get_heads()))
 
 
 def diagnose(app: Any = None) -> "pd.DataFrame":
@@ -190,16 +190,16 @@ def _version_table(app: Flask) -> tuple[str, str | None]:
 
 def _look_at_history(app: Flask) -> History:
     if "migrate" not in app.extensions:
-        return History("Migrate", False, ("Migrate(app, db)",), (), "", (), {}, ())
+        return History("Migrate", False, ("Migrate(app, db)",), (), "no Migrate", (), {}, ())
     folder = Path(_migrate_of(app).directory)
     shown = folder.name if folder.is_absolute() else str(folder)
     missing = tuple(name for name in ("alembic.ini", "env.py", "versions") if not (folder / name).exists())
-    heads, parents, failure = (), {}, ""
+    heads, parents, failure = (), {}, "incomplete" if missing else ""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
             scripts = _load(app)
-            heads, parents = tuple(sorted(scripts.get_heads())), _parents_of(scripts)
+            heads, parents = tuple(sorted(set(scripts.get_heads()))), _parents_of(scripts)
         except Exception as error:
             failure = _reason(error)
     texts = tuple(dict.fromkeys(str(warning.message) for warning in told if "Revision" in str(warning.message)))

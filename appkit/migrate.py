@@ -313,6 +313,7 @@ class _SQLiteGuard:
 
     def release(self) -> None:
         """Give the connection its own ways back."""
+        self.undo()  # the pool has done so, unless it was told not to reset
         if self._acting:
             _pragma(self._raw, "foreign_keys=ON")
         self._raw.isolation_level = self._isolation_level

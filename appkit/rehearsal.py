@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
@@ -54,7 +55,8 @@ def rehearse(app: Flask | None = None, to: str = "head", *, downgrade: bool = Tr
         raise RehearsalError("Another rehearsal is running in this process, and Alembic can only run one at a time. "
                              "Wait for it, or run this one in a process of its own.")
     try:
-        with keep_loggers(), no_bytecode(), ExitStack() as stack:
+        with keep_loggers(), no_bytecode(), warnings.catch_warnings(), ExitStack() as stack:
+            warnings.simplefilter("ignore")  # what they warn of is observed here, and a filter must not make it fail
             return _Run(app, downgrade, stack).rehearse(to)
     finally:
         _one_at_a_time.release()
@@ -200,6 +202,11 @@ class _Run:
             return []
         revision = steps[-1].revision if steps else ",".join(self.standin.heads())
         metadata = self.app.extensions["sqlalchemy"].metadatas[None]
+        if not metadata.tables and state.tables:
+            return [Finding(revision, "warning", "drift", "", f"the models know no table, the database has "
+                            f"{len(state.tables)}: {', '.join(sorted(state.tables)[:3])}",
+                            "The next `flask db migrate` would drop them all.",
+                            "Import the models' module where the app is created.")]
         try:
             schema = self._created(metadata)
         except SQLAlchemyError as reason:
@@ -249,9 +256,12 @@ def _defaults(schema: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def _left_behind(pairs: list[Pair], schema: pd.DataFrame) -> str:
-    """Say what a failed revision left changed; '' when all is as it was."""
-    told = [f"{row.change} {row.kind} {row.table}.{row.name}" for row in schema.itertuples() if row.kind != "sequence"]
+    """Say what a failed revision left changed, whole tables first; '' when all is as it was."""
+    rows = [row for row in schema.itertuples() if row.kind != "sequence"]
+    whole = {row.table for row in rows if row.kind == "table" and row.change != "changed"}
+    told = [f"{row.change} table {row.table}" for row in rows if row.kind == "table" and row.table in whole]
     told += [f"{pair.name}: rows differ" for pair in pairs if pair.before and not pair.ledger.whole]
+    told += [f"{row.change} {row.kind} {row.table}.{row.name}" for row in rows if row.table not in whole]
     return "; ".join(told[:4]) + ("; …" if len(told) > 4 else "")
 
 

@@ -320,8 +320,8 @@ class Comparison:
         return tuple(now + carried + gone)
 
     def _differs(self, b: int, a: int) -> str:
-        return (f"(b.c{b} IS NULL) <> (a.c{a} IS NULL) OR "
-                f"coalesce(NOT ({self._same(b, a)}), false)")
+        return (f"((b.c{b} IS NULL) <> (a.c{a} IS NULL) OR "
+                f"(b.c{b} IS NOT NULL AND a.c{a} IS NOT NULL AND NOT ({self._same(b, a)})))")
 
     def _multiset(self) -> TableLedger:
         """Compare rows that nothing tells apart: as many of each as there were."""

@@ -1,10 +1,10 @@
 """Rows of a table or a query as a DataFrame whose types are those that the database declares.
 
-What a column declares decides: integers are Int64, booleans boolean, texts (JSON too) string, floats Float64, datetimes
-datetime64[us]; dates, times, decimals and bytes are Python objects. Where a stored value does not fit what the column declares,
-as SQLite allows, the whole column is of dtype object and holds the values as the driver gives them: nothing
-is converted in silence, no integer ever passes through a float. A query's column that declares nothing goes by what is in it.
-NULL is pd.NA, NaT in datetimes, None in objects.
+What a column declares decides: integers are Int64, booleans boolean, texts (JSON too) string, floats Float64,
+datetimes datetime64[us]; dates, times, decimals and bytes are Python objects. Where a stored value does not fit what
+the column declares, as SQLite allows, the whole column is of dtype object and holds the values as the driver gives
+them: nothing is converted in silence, no integer ever passes through a float. A query's column that declares nothing
+goes by what is in it. NULL is pd.NA, NaT in datetimes, None in objects.
 """
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -202,7 +202,7 @@ def _as_query(statement: Any, parameters: Mapping[str, Any]) -> Any:
         query = sa.text(statement) if isinstance(statement, str) else statement
         text = query.text if isinstance(query, sa.TextClause) else None
         if not (_READS.match(text) if text is not None else getattr(query, "is_select", False)):
-            raise AppkitError("read_query only reads. It takes SELECT, WITH, VALUES and EXPLAIN, or a SQLAlchemy select.")
+            raise AppkitError("read_query only reads: SELECT, WITH, VALUES and EXPLAIN, or a SQLAlchemy select.")
         if text is None:
             return query.params(parameters) if parameters else query
         return query.bindparams(*[_bind(name, value) for name, value in parameters.items()])

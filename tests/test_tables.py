@@ -61,7 +61,8 @@ def test_list_tables_counts_rows_and_columns(app):
 
 def test_list_tables_of_an_empty_database_has_its_columns(tmp_path):
     listed = list_tables(_make(tmp_path / "empty.db", "PRAGMA user_version = 1"))
-    assert listed.empty and listed.dtypes.astype(str).to_dict() == {"table": "string", "rows": "Int64", "columns": "Int64"}
+    assert listed.empty
+    assert listed.dtypes.astype(str).to_dict() == {"table": "string", "rows": "Int64", "columns": "Int64"}
 
 
 def test_a_database_that_is_missing_is_told_and_not_made(tmp_path):
@@ -90,7 +91,8 @@ def test_without_a_key_all_columns_order_the_rows(tmp_path):
 
 
 def test_where_several_keys_are_null_the_rest_orders(tmp_path):
-    url = _make(tmp_path / "x.db", "CREATE TABLE t (k TEXT PRIMARY KEY, v)", "INSERT INTO t VALUES (NULL, 2), (NULL, 1)")
+    url = _make(tmp_path / "x.db", "CREATE TABLE t (k TEXT PRIMARY KEY, v)",
+                "INSERT INTO t VALUES (NULL, 2), (NULL, 1)")
     assert read_table(url, "t")["v"].tolist() == [1, 2]
 
 
@@ -190,7 +192,8 @@ def test_the_declared_type_decides(tmp_path, declared, dtype, values, expected):
     ("DATETIME", ["2026-01-01"]), ("DATETIME", ["10000-01-01 00:00:00"]), ("DATETIME", ["2026-02-30 00:00:00"]),
     ("DATETIME", ["2026-01-01 00:00:00+02:00"]), ("DATETIME", ["2026-01-01 00:00:00\n"]), ("DATETIME", [1767225600]),
     ("DATE", ["20260101"]), ("DATE", ["2026-W01"]), ("TIME", ["25:00"]), ("NUMERIC", [1, "abc"]), ("NUMERIC", [b"1"]),
-    ("TEXT", ["a", b"a"]), ("JSON", ["{}", 5]), ("REAL", [1.0, "x"]), ("", [1, 1.0, "1", b"1", None]), ("BLOB", ["a", b"a"]),
+    ("TEXT", ["a", b"a"]), ("JSON", ["{}", 5]), ("REAL", [1.0, "x"]), ("", [1, 1.0, "1", b"1", None]),
+    ("BLOB", ["a", b"a"]),
 ])
 def test_a_value_that_does_not_fit_leaves_all_as_stored(tmp_path, declared, values):
     read = _column(tmp_path, declared, *values)

@@ -101,8 +101,8 @@ def read_orphans(connection: Connection) -> Iterator[tuple[str, str]]:
 def understand(declared: str | None, values: Sequence) -> tuple[str, Sequence]:
     """Give what a column's values are, and the values as that: 'object' and as they are stored where one does not fit.
 
-    The words: integer, boolean, real, text, datetime (values as such); object (anything, as Python has it: dates, times,
-    decimals and bytes too).
+    The words: integer, boolean, real, text, datetime; object for anything else, as Python has it: dates, times,
+    decimals and bytes too.
     """
     found = set(map(type, values)) - {type(None)}
     meaning = _meaning_of(declared)
