@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import flask_migrate
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError, to_tuple
 
 from appkit.databases import database_of, engine_of
@@ -65,7 +66,7 @@ def _check_unchanged(record: Record) -> None:
                    reversed(list(scripts.iterate_revisions(record.to, record.start, implicit_base=True)))]
         changed = [name for name, digest in digest_files(scripts, list(record.pending)).items()
                    if record.files[name] != digest]
-    except (CommandError, OSError) as reason:
+    except (CommandError, RevisionError, OSError) as reason:
         raise ApplyError(f"The history is no longer the one rehearsed: {reason}. Rehearse again.") from reason
     if changed:
         raise ApplyError(f"Changed since the rehearsal: {', '.join(changed)}. Rehearse again.")

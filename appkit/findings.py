@@ -37,6 +37,7 @@ class Pair:
     after: str | None
     ledger: TableLedger
     comparison: Comparison | None = None
+    keys: tuple[str, ...] = ()  # of a few rows of a table that went
 
     @property
     def name(self) -> str:
@@ -184,7 +185,7 @@ def _lost_by_count(pair: Pair, back: Pair | None) -> _Lost:
         if pair.after is not None and column.was and column.was == column.column and _dropped(pair, column.column):
             again = next((other.lost for other in back.ledger.columns if other.was == column.was), 0) if back else None
             values[column.was] = column.lost if again is None else min(column.lost, again)
-    return _Lost(rows, (), values)
+    return _Lost(rows, pair.keys, values)
 
 
 def _dropped(pair: Pair, column: str) -> bool:

@@ -33,6 +33,9 @@ _SAMPLES = 3
 _FIRST_WORD = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
 _READ = {"SELECT", "PRAGMA", "EXPLAIN", "VALUES"}
 _END = {"COMMIT", "END"}
+# What orphans no row: so that a history of new tables is not checked at every revision.
+_HARMLESS = re.compile(r"\s*(CREATE\s+(UNIQUE\s+)?(TABLE|INDEX)|"
+                       r"(INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+alembic_version)\b", re.IGNORECASE)
 _OUTSIDE = {"BEGIN", "VACUUM", "ATTACH", "DETACH"}  # begins by itself, or cannot run in a transaction
 
 _log = logging.getLogger(__name__)
@@ -265,6 +268,7 @@ class _SQLiteGuard:
         self._level = _isolation_option(connection)
         self._begun = False
         self._orphans: Counter | None = None  # before the first write of the transaction
+        self._found: tuple[Any, Counter] | None = None  # by the last check, and the state of the database then
 
     def before(self, connection: Connection, statement: str) -> None:
         """Make ready for a statement."""
@@ -276,8 +280,9 @@ class _SQLiteGuard:
             return
         if not (self._begun and self._raw.in_transaction):
             self._begin(connection, word)
-        if self._orphans is None and self._checked and word not in _OUTSIDE:
-            self._orphans = _find_orphans(self._raw)
+        if self._orphans is None and self._checked and word not in _OUTSIDE and not _HARMLESS.match(statement):
+            known = self._found is not None and self._found[0] == _state(self._raw)
+            self._orphans = self._found[1] if known else _find_orphans(self._raw)
 
     def _begin(self, connection: Connection, word: str) -> None:
         if self._raw.in_transaction and self._acting:
@@ -297,7 +302,11 @@ class _SQLiteGuard:
     def check(self) -> None:
         """Refuse what has been written since the transaction began if it orphans rows."""
         before, self._orphans, self._begun = self._orphans, None, False
-        told = [] if before is None else _describe_orphans(self._raw, before)
+        if before is None:
+            return
+        after = _find_orphans(self._raw)
+        self._found = _state(self._raw), after
+        told = _describe_new(self._raw, before, after)
         if not told:
             return
         fate = "Nothing of it was committed" if self._raw.in_transaction else "An autocommit_block has committed them"
@@ -327,6 +336,11 @@ def _isolation_option(connection: Connection) -> str | None:
 
 def _pragma(raw: Any, text: str) -> None:
     raw.execute(f"PRAGMA {text}").close()
+
+
+def _state(raw: Any) -> tuple:
+    """Give what changes with every change of the rows: by other connections, and by this one."""
+    return _rows(raw, "PRAGMA data_version")[0][0], raw.total_changes
 
 
 def _foreign_keys(raw: Any) -> bool:
@@ -362,9 +376,8 @@ def _find_orphans(raw: Any) -> Counter:
     return found
 
 
-def _describe_orphans(raw: Any, before: Counter) -> list[str]:
+def _describe_new(raw: Any, before: Counter, after: Counter) -> list[str]:
     """Say which rows point at nothing that did not before."""
-    after = _find_orphans(raw)
     new, moved = after - before, Counter()
     if not new:
         return []
@@ -389,9 +402,11 @@ def _describe(raw: Any, link: _Link, values: dict[tuple, int]) -> str:
     names = _primary_key(raw, link.table) or link.columns
     shown = ", ".join(f"quote(c.{_quote(name)})" for name in names)
     same = " AND ".join(f"{value} = ?" for value in _values_of(link))
+    order = ", ".join(f"c.{_quote(name)}" for name in names)
+    wanted = f"SELECT {shown} {_orphans_of(raw, link)} AND {same} ORDER BY {order}"
     samples = []
     for value in sorted(values)[:_SAMPLES]:
-        query = f"SELECT {shown} {_orphans_of(raw, link)} AND {same} ORDER BY {shown} LIMIT {_SAMPLES - len(samples)}"
+        query = f"{wanted} LIMIT {_SAMPLES - len(samples)}"
         samples += [", ".join(map("=".join, zip(names, row))) for row in _rows(raw, query, *value)]
     count = sum(values.values())
     more = "; …" if count > len(samples) else ""
@@ -422,7 +437,7 @@ def _broken_links(raw: Any) -> list[_Link]:
         try:
             broken[name] = {number for (number,) in _rows(
                 raw, "SELECT DISTINCT fkid FROM pragma_foreign_key_check(?)", name)}
-        except type(raw).OperationalError:
+        except raw.OperationalError:
             broken[name] = set()  # the columns referred to are no key: SQLite cannot tell, and refuses every write
     return [link for number, link in _links(raw) if number in broken[link.table]]
 

@@ -1,6 +1,6 @@
 """The schema of a database: its catalogue as a DataFrame, what differs between two of them, and a diagram."""
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ def read_schema(source: Any = None) -> pd.DataFrame:
         or its expression), definition (in one spelling, so that what means the same reads the same). A 'sequence' is
         where AUTOINCREMENT stands: its definition changes with the rows.
 
-    Source: the database's own catalogue, on SQLite sqlite_master and PRAGMAs; nothing passes through SQLAlchemy's types.
+    Source: the database's own catalogue, on SQLite sqlite_master and PRAGMAs; no SQLAlchemy type is in between.
     """
     with open_source(source) as engine:
         database = database_of(engine)
@@ -229,7 +229,7 @@ def _unquote(name: str) -> str:
     return name[1:-1].replace('""', '"') if name[0] == '"' else name
 
 
-def _merge(old: list, new: list, *, name: Any) -> list[tuple[str, Any]]:
+def _merge(old: list, new: list, *, name: Callable[[Any], Hashable]) -> list[tuple[str, Any]]:
     """Make one list of two, each item with its mark; those of one name stand together, the removed one first."""
     names: dict[Hashable, None] = dict.fromkeys(name(item) for item in old + new)
     marked = [("-", item) for item in old if item not in new]
@@ -285,7 +285,7 @@ def _as_mermaid(boxes: list[_Box], lines: list) -> str:
 def _field_as_mermaid(mark: str, field: _Field) -> str:
     word = _word(field.name)
     notes = [mark] if mark != " " else []
-    notes += [field.name] if word != field.name else []
+    notes += [field.name] if word != field.name or re.search(r"\b_.*_\b", word) else []  # Markdown eats _these_
     notes += [field.rest] if mark != " " and field.rest else []
     keys = f" {', '.join(field.keys)}" if field.keys else ""
     return f"        {_word(field.type, also='()')} {word}{keys}" + (f" {_string(' '.join(notes))}" if notes else "")
@@ -316,4 +316,5 @@ def _string(text: str) -> str:
     What cannot be seen is spelled out: a picture is XML, which has neither control characters nor `&nbsp;`.
     """
     safe = "".join(char if _is_plain(char) or char in " _,()+" else f"#{ord(char)};" for char in _printable(text))
+    safe = re.sub(r"(?<![^\W_])_|_(?![^\W_])", "#95;", safe)  # Mermaid reads Markdown: _this_ would be slanted
     return '"' + re.sub("(direction) ", r"\1#32;", safe, flags=re.IGNORECASE) + '"'  # read even inside of quotes

@@ -153,6 +153,15 @@ class Snapshots:
         return [(tuple(row[place] for place in places) or None, name, *((value, None) if gone else (None, value)))
                 for row in rows for name, value in zip(kept.names, row) if value is not None]
 
+    def sample_keys(self, kept: Kept, limit: int = 3) -> tuple[str, ...]:
+        """Give the keys of a table's first rows, as text; none where it has no key."""
+        places = [kept.position(name) for name in kept.table.key]
+        if not places:
+            return ()
+        columns = ", ".join(f"c{place}" for place in places)
+        rows = self._connection.execute(f"SELECT {columns} FROM {kept.relation} ORDER BY ALL LIMIT {limit}").fetchall()
+        return tuple(", ".join(f"{name}={value!r}" for name, value in zip(kept.table.key, row)) for row in rows)
+
     def compare(self, before: Kept, after: Kept, lineage: dict[str, str], added: frozenset[str] = frozenset()) -> Comparison:
         """Compare a table at two revisions.
 
@@ -613,7 +622,7 @@ def _literal(text: str) -> str:
 
 def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str, Kept],
                  renames: list[tuple[str, dict[str, str]]], moved: dict[str, str | None],
-                 added: dict[str, frozenset[str]]) -> list[tuple[str | None, str | None, TableLedger, Comparison | None]]:
+                 added: dict[str, frozenset[str]]) -> list[tuple[str | None, str | None, TableLedger, Comparison | None, tuple[str, ...]]]:
     """Set the tables of two moments side by side, with the ledger of each pair.
 
     Parameters
@@ -627,7 +636,8 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
 
     Returns
     -------
-    name before, name after, ledger and comparison, by name; a missing name where a table came or went
+    name before, name after, ledger, comparison, and for a table that went the keys of a few rows; by name; a name is
+    missing where a table came or went
     """
     partners = {name: name for name in before if name in after}
     new = [name for name in after if name not in before]
@@ -643,10 +653,10 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
         if name in partners:
             other = partners[name]
             comparison = _compare(snapshots, before[name], after[other], renames, added.get(name, frozenset()))
-            found.append((name, other, comparison.ledger(), comparison))
+            found.append((name, other, comparison.ledger(), comparison, ()))
         else:
-            found.append((name, None, _gone(before[name]), None))
-    found += [(None, name, _new(after[name]), None) for name in new]
+            found.append((name, None, _gone(before[name]), None, snapshots.sample_keys(before[name])))
+    found += [(None, name, _new(after[name]), None, ()) for name in new]
     return sorted(found, key=lambda entry: entry[1] or entry[0])
 
 

@@ -12,6 +12,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, MigrationStep
 from alembic.script import Script as Revision
 from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from flask import Flask
 from sqlalchemy import URL, Engine
@@ -56,7 +57,7 @@ class StandIn:
         try:
             heads = tuple(self.heads())
             return list(reversed(list(self.scripts.iterate_revisions(to, heads, implicit_base=True))))
-        except (CommandError, ValueError) as reason:
+        except (CommandError, RevisionError, ValueError) as reason:
             known = ", ".join(sorted(script.revision for script in self.scripts.walk_revisions()))
             raise RehearsalError(f"Cannot rehearse to {to!r}: {reason}. The history has: {known or 'nothing'}.") from reason
 
@@ -100,14 +101,12 @@ def read_scripts(app: Flask) -> ScriptDirectory:
     RehearsalError
         When the app has no Flask-Migrate, or its history cannot be read.
     """
-    if "migrate" not in app.extensions:
-        raise RehearsalError(f"The app {app.name!r} has no Flask-Migrate: call Migrate(app, db) in its factory.")
-    configured = app.extensions["migrate"]
+    configured = _migrate_of(app)
     try:
         with app.app_context(), no_bytecode():
             scripts = ScriptDirectory.from_config(configured.migrate.get_config(configured.directory))
             list(scripts.walk_revisions())
-    except (CommandError, KeyError) as reason:
+    except (CommandError, RevisionError, KeyError) as reason:
         raise RehearsalError(f"Cannot read the history in {configured.directory!r}: {reason}") from reason
     return scripts
 
@@ -148,14 +147,20 @@ def no_bytecode() -> Iterator[None]:
         sys.dont_write_bytecode = before
 
 
+def _migrate_of(app: Flask) -> Any:
+    if "migrate" not in app.extensions:
+        raise RehearsalError(f"The app {app.name!r} has no Flask-Migrate: call Migrate(app, db) in its factory.")
+    return app.extensions["migrate"]
+
+
 def _like(app: Flask, url: URL) -> Flask:
     standin = Flask(app.import_name, root_path=app.root_path, instance_path=app.instance_path)
     standin.config.update(app.config)
     standin.config["SQLALCHEMY_DATABASE_URI"] = url
     standin.config["SQLALCHEMY_TRACK_MODIFICATIONS"] = False  # or its listeners would be on the session twice
     standin.extensions.update({name: value for name, value in app.extensions.items() if name not in _OURS})
+    configured = _migrate_of(app)
     app.extensions["sqlalchemy"].init_app(standin)
-    configured = app.extensions["migrate"]
     kept = dict(vars(configured.migrate))
     try:
         configured.migrate.init_app(standin, configured.db, configured.directory, **configured.configure_args)

@@ -39,8 +39,8 @@ ROWS = """INSERT INTO author VALUES (1, 'x'), (2, 'y'); INSERT INTO book VALUES 
           INSERT INTO note VALUES (20, 1), (21, 2);"""
 RECREATE = """with op.batch_alter_table("author") as batch:
         batch.alter_column("name", existing_type=sa.String(20), nullable={})"""
-SEVERAL = f"""op.execute("UPDATE author SET name = name || '!'")
-    op.execute("CREATE TABLE extra (id INTEGER PRIMARY KEY)")
+SEVERAL = f"""op.execute("CREATE TABLE extra (id INTEGER PRIMARY KEY)")
+    op.execute("UPDATE author SET name = name || '!'")
     op.execute("INSERT INTO extra VALUES (1)")
     {RECREATE.format(False)}
     op.execute("ALTER TABLE extra ADD COLUMN more TEXT")"""
@@ -283,9 +283,33 @@ def test_foreign_keys_that_point_at_no_key_do_not_stop_a_migration(make):
     assert project.read("SELECT version_num FROM alembic_version") == [("2",)]
 
 
+def test_orphans_of_a_second_revision_are_refused_too(make):
+    project = make()
+    project.begin(ROWS + "INSERT INTO book VALUES (13, 99)")
+    project.write("2", 'op.execute("DELETE FROM book WHERE id = 13")', after="1")
+    project.write("3", 'op.execute("INSERT INTO book VALUES (14, 99)")', after="2")
+    with pytest.raises(OrphanedRowsError, match=r"1 row of book \(id=14\)"):
+        flask_migrate.upgrade.__wrapped__()
+    assert project.read("SELECT version_num FROM alembic_version") == [("2",)]
+
+
+def test_a_history_of_new_tables_is_not_checked_at_every_revision(make):
+    project = make()
+    project.begin()
+    for number in range(2, 12):
+        table = f'op.create_table("t{number}", sa.Column("id", sa.Integer, sa.ForeignKey("author.id"), index=True))'
+        project.write(str(number), table, after=str(number - 1))
+    checks = []
+    event.listen(project.db.engine, "connect", lambda raw, _: raw.set_trace_callback(checks.append))
+    project.db.engine.dispose()
+    flask_migrate.upgrade()
+    assert [text for text in checks if "foreign_key_check" in text] == []
+
+
 def test_hostile_names_and_values_are_named_as_they_are(make):
     project = make()
-    project.begin("""CREATE TABLE "a, ""b%s:c" ("from" TEXT, rowid TEXT, "ü, <i>" BLOB, PRIMARY KEY ("from", "ü, <i>"));
+    project.begin("""
+        CREATE TABLE "a, ""b%s:c" ("from" TEXT, rowid TEXT, "ü, <i>" BLOB, PRIMARY KEY ("from", "ü, <i>"));
         CREATE TABLE [select] (rowid TEXT, "x, ""y" TEXT, "%" BLOB,
             FOREIGN KEY ("x, ""y", "%") REFERENCES "a, ""b%s:c");
         INSERT INTO "a, ""b%s:c" VALUES ('k', '', x'ff00'), (CAST(x'ff' AS TEXT), '', x'01');
@@ -293,7 +317,8 @@ def test_hostile_names_and_values_are_named_as_they_are(make):
     project.write("2", """op.get_bind().exec_driver_sql('DELETE FROM "a, ""b%s:c"')""", after="1")
     with pytest.raises(OrphanedRowsError) as refused:
         flask_migrate.upgrade.__wrapped__()
-    assert "2 rows of select (x, \"y='k', %=X'FF00'; x, \"y='\ufffd', %=X'01') by x, \"y, % to a, \"b%s:c" in str(refused.value)
+    told = """2 rows of select (x, "y='k', %=X'FF00'; x, "y='\ufffd', %=X'01') by x, "y, % to a, "b%s:c"""
+    assert told in str(refused.value)
     assert project.read('SELECT count(*) FROM "a, ""b%s:c"') == [(2,)]
 
 
@@ -535,11 +560,6 @@ def test_several_databases_are_served(make, tmp_path):
     flask_migrate.upgrade()
     flask_migrate.migrate(rev_id="2")
     assert project.files() == ["1_.py"]
-    text = (project.folder / "versions" / "1_.py").read_text()
-    (project.folder / "versions" / "2.py").write_text(
-        REVISION.format(name="2", after="1", up="pass", down="pass").replace("upgrade():", "upgrade(engine_name):")
-        + "    raise ValueError\n" * 0)
-    assert "def upgrade_second" in text
     project.place = tmp_path / "second.db"
     assert project.read("SELECT name FROM sqlite_master WHERE name = 'other'") == [("other",)]
 
@@ -556,7 +576,7 @@ def test_a_recreate_keeps_the_children_of_several_databases(make, tmp_path):
         flask_migrate.upgrade(revision=name)
         for engine in project.db.engines.values() if name == "1" else ():
             with engine.connect() as connection:
-                connection.connection.dbapi_connection.executescript("COMMIT; " + ROWS)
+                connection.connection.dbapi_connection.executescript(ROWS)
     for engine in project.db.engines.values():
         with engine.connect() as connection:
             assert connection.scalar(sa.text("SELECT count(*) FROM book")) == 3
@@ -670,18 +690,17 @@ def test_the_import_is_named_with_its_package(make, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("models, reason", [([], "no model is known"), (["strange"], "the models know only strange")])
-def test_dropping_every_table_is_refused(make, capsys, models, reason):
+def test_dropping_every_table_is_refused(make, caplog, models, reason):
     project = make()
     project.begin()
     for name in models:
         project.model(name)
     with pytest.raises(SystemExit):
         flask_migrate.migrate(rev_id="2")
-    told = capsys.readouterr().err
     with pytest.raises(MigrationError, match=r"drop every table that is there \(author, book, note\)") as refused:
         flask_migrate.migrate.__wrapped__(rev_id="2")
     assert reason in str(refused.value) and "`flask db revision`" in str(refused.value)
-    assert f"Error: {refused.value}" in told or not told  # pytest's own handler has taken it
+    assert caplog.messages == [f"Error: {refused.value}"]
     assert project.files() == ["1.py"]
 
 
@@ -747,7 +766,6 @@ def test_stock_disables_loggers(make):
 def test_loggers_are_as_they_were_when_the_database_cannot_be_opened(make, tmp_path):
     project = make(config={"SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path / 'none' / 'x.db'}"})
     project.write("1")
-    (tmp_path / "none").rmdir()
     before = logger_states()
     with pytest.raises(sa.exc.OperationalError):
         flask_migrate.upgrade()

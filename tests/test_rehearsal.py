@@ -1,0 +1,450 @@
+"""What is known to lose data on SQLite, each as a revision that does it and a harmless twin that does not.
+
+The cases are those of what goes wrong in practice: renames written as drop and add, forgotten imports, batches that recreate
+a parent, constraints over rows that break them, casts that succeed, what a batch forgets, downgrades that do not restore.
+"""
+import re
+import threading
+
+import pytest
+import sqlalchemy as sa
+from apps import make_app, read_sql, write_revision
+
+import appkit
+
+USERS = """
+CREATE TABLE user (id INTEGER PRIMARY KEY, name VARCHAR(20), age INTEGER, zip VARCHAR(10), score FLOAT, at DATETIME);
+INSERT INTO user VALUES (1, 'ann', 10, '007', 1.5, '2026-01-02 03:04:05.000000'), (2, NULL, 20, '12', 2.0, NULL),
+                        (3, 'ann', 30, '13', 3.0, '2026-02-03 00:00:00.000000');
+"""
+BOOKS = """
+CREATE TABLE user (id INTEGER PRIMARY KEY, name VARCHAR(20));
+CREATE TABLE book (id INTEGER PRIMARY KEY, user_id INTEGER REFERENCES user (id) ON DELETE CASCADE);
+CREATE TABLE note (id INTEGER PRIMARY KEY, user_id INTEGER REFERENCES user (id) ON DELETE SET NULL);
+INSERT INTO user VALUES (1, 'ann'), (2, 'bob');
+INSERT INTO book VALUES (1, 1), (2, 1), (3, 2), (4, 2), (5, 2);
+INSERT INTO note VALUES (1, 1), (2, NULL);
+"""
+
+
+def batch(table: str, *operations: str) -> str:
+    return "\n".join([f"with op.batch_alter_table({table!r}) as batch:", *(f"    batch.{each}" for each in operations)])
+
+
+def found(rehearsal: appkit.Rehearsal, *, but: tuple[str, ...] = ("drift",)) -> list[tuple[str, str, str]]:
+    findings = rehearsal.findings
+    kept = findings[~findings["finding"].isin(but)]
+    return list(kept[["severity", "finding", "where"]].itertuples(index=False, name=None))
+
+
+def evidence(rehearsal: appkit.Rehearsal, finding: str) -> str:
+    return " | ".join(rehearsal.findings.loc[rehearsal.findings["finding"] == finding, "evidence"])
+
+
+@pytest.fixture
+def rehearsed(tmp_path):
+    """Rehearse one revision over some SQL."""
+    def rehearse(setup: str, upgrade: str, downgrade: str = "pass", *, accepted: dict | None = None,
+                 down: bool = True, **options: object) -> appkit.Rehearsal:
+        app = make_app(tmp_path, setup, **options)
+        write_revision(app, "1", upgrade, downgrade, head=f"accepted = {accepted!r}" if accepted else "")
+        return appkit.rehearse(app, downgrade=down)
+    return rehearse
+
+
+# ---- renames
+
+ADD_LOGIN = "add_column(sa.Column('login', sa.String(20), server_default='x'))"
+RENAME = "alter_column('name', new_column_name='login')"
+RENAME_BACK = batch("user", "alter_column('login', new_column_name='name')")
+
+
+def test_a_rename_written_as_drop_and_add_loses_the_values_and_is_told_as_a_rename(rehearsed):
+    seen = rehearsed(USERS, batch("user", ADD_LOGIN, "drop_column('name')"),
+                     batch("user", "add_column(sa.Column('name', sa.String(20)))", "drop_column('login')"))
+    assert ("loss", "values-lost", "user.name") in found(seen)
+    assert "2 of 3 rows" in evidence(seen, "values-lost") and "id=1: 'ann'" in evidence(seen, "values-lost")
+    advice = seen.findings.loc[seen.findings["finding"] == "values-lost", "advice"].item()
+    assert "alter_column('name', new_column_name='login')" in advice
+    assert not seen.safe
+
+
+@pytest.mark.parametrize("upgrade, downgrade", [
+    (batch("user", RENAME), RENAME_BACK),
+    ("op.execute('ALTER TABLE user RENAME COLUMN name TO login')",
+     "op.execute('ALTER TABLE user RENAME COLUMN login TO name')"),
+    ("op.add_column('user', sa.Column('login', sa.String(20)))\nop.execute('UPDATE user SET login = name')\n"
+     + batch("user", "drop_column('name')"),
+     "op.add_column('user', sa.Column('name', sa.String(20)))\nop.execute('UPDATE user SET name = login')\n"
+     + batch("user", "drop_column('login')")),
+], ids=["batch", "sql", "add-copy-drop"])
+def test_a_rename_that_keeps_its_values_is_harmless(rehearsed, upgrade, downgrade):
+    seen = rehearsed(USERS, upgrade, downgrade)
+    assert seen.safe and not [each for each in found(seen) if each[1] != "not-reversible"]
+    login = seen.columns[seen.columns["column"] == "login"].iloc[0]
+    assert (login["was"], login["kept"], login["lost"], login["filled"]) == ("name", 2, 0, 0)
+
+
+def test_a_swap_of_two_names_carries_both_columns(rehearsed):
+    swap = "\n".join(f"op.execute('ALTER TABLE user RENAME COLUMN {a} TO {b}')"
+                     for a, b in (("name", "t"), ("zip", "name"), ("t", "zip")))
+    seen = rehearsed(USERS, swap, swap)
+    assert seen.safe
+    assert dict(zip(seen.columns["column"], seen.columns["was"]))["zip"] == "name"
+
+
+def test_add_copy_and_drop_in_two_revisions_keeps_the_values(tmp_path):
+    app = make_app(tmp_path, USERS)
+    write_revision(app, "1", "op.add_column('user', sa.Column('login', sa.String(20)))\n"
+                   "op.execute('UPDATE user SET login = name')", batch("user", "drop_column('login')"))
+    write_revision(app, "2", batch("user", "drop_column('name')"), follows="1")
+    seen = appkit.rehearse(app, downgrade=False)
+    assert "values-lost" not in set(seen.findings["finding"])
+
+
+def test_two_columns_that_agree_by_chance_are_no_copy(rehearsed):
+    seen = rehearsed("CREATE TABLE user (id INTEGER PRIMARY KEY, is_admin BOOLEAN, is_staff BOOLEAN);"
+                     "INSERT INTO user VALUES (1, 0, 0), (2, 1, 1);", batch("user", "drop_column('is_admin')"), down=False)
+    assert ("loss", "values-lost", "user.is_admin") in found(seen)
+
+
+def test_a_renamed_table_keeps_its_rows_and_drop_and_create_does_not(rehearsed):
+    seen = rehearsed(USERS, "op.rename_table('user', 'person')", "op.rename_table('person', 'user')")
+    assert found(seen) == []
+    assert seen.ledger[["table", "before", "after", "kept"]].values.tolist() == [["person", 3, 3, 3]]
+
+
+def test_a_table_dropped_and_created_under_another_name_loses_its_rows(rehearsed):
+    seen = rehearsed(USERS, "op.create_table('person', sa.Column('id', sa.Integer, primary_key=True))\nop.drop_table('user')")
+    assert ("loss", "rows-lost", "user") in found(seen)
+    assert "3 of 3 rows gone: id=1, id=2, id=3" in evidence(seen, "rows-lost")
+    assert "op.rename_table('user', 'person')" in seen.findings["advice"].str.cat()
+
+
+# ---- a batch recreates a parent while foreign keys act
+
+NOT_NULL_NAME = batch("user", "alter_column('name', nullable=False)")
+NULL_NAME = batch("user", "alter_column('name', nullable=True)")
+
+
+def test_a_recreated_parent_takes_its_children_along_under_stock_flask_migrate(rehearsed):
+    seen = rehearsed(BOOKS, NOT_NULL_NAME, NULL_NAME)
+    assert ("loss", "children-lost", "book") in found(seen)
+    assert ("loss", "children-lost", "note.user_id") in found(seen)
+    assert "5 of 5 rows gone" in evidence(seen, "children-lost") and "DROP TABLE user" in evidence(seen, "children-lost")
+    assert "1 value set to NULL" in evidence(seen, "children-lost")
+
+
+def test_the_same_revision_is_harmless_under_appkit_migrate(rehearsed):
+    seen = rehearsed(BOOKS, NOT_NULL_NAME, NULL_NAME, migrate=appkit.Migrate)
+    assert found(seen) == [] and seen.safe
+
+
+def test_the_same_revision_is_harmless_where_foreign_keys_are_off(rehearsed):
+    seen = rehearsed(BOOKS, NOT_NULL_NAME, NULL_NAME, foreign_keys=False)
+    assert found(seen) == []
+
+
+def test_rows_deleted_on_purpose_are_told_from_those_that_went_along(rehearsed):
+    seen = rehearsed(BOOKS, "op.execute('DELETE FROM user WHERE id = 2')")
+    assert ("loss", "rows-lost", "user") in found(seen) and ("loss", "children-lost", "book") in found(seen)
+    assert "3 of 5 rows gone" in evidence(seen, "children-lost")
+
+
+def test_rows_that_a_migration_would_orphan_are_refused_and_told(rehearsed):
+    seen = rehearsed(BOOKS, "op.execute('DELETE FROM user WHERE id = 2')", migrate=appkit.Migrate)
+    assert ("failure", "fails") in [each[:2] for each in found(seen)]
+    assert "3 rows of book" in evidence(seen, "fails")
+    assert "half-applied" not in set(seen.findings["finding"])
+
+
+# ---- constraints over rows that break them
+
+@pytest.mark.parametrize("upgrade, where, rows", [
+    (batch("user", "alter_column('name', nullable=False)"), "user.name", r"1 row in the way: name is NULL \(id=2\)"),
+    (batch("user", "create_unique_constraint('uq', ['name'])"), "user.name",
+     r"2 rows in the way: name is in more than one row \(id=1, id=3\)"),
+    ("op.create_index('ix', 'user', ['name'], unique=True)", "user.name", r"2 rows in the way.*\(id=1, id=3\)"),
+    (batch("user", "create_check_constraint('ck', 'age > 15')"), "user", r"1 row in the way: NOT \(age > 15\) \(id=1\)"),
+    ("op.add_column('user', sa.Column('x', sa.Integer, nullable=False))", "user", r"3 rows in the way.*id=1, id=2, id=3"),
+], ids=["not-null", "unique", "unique-index", "check", "new-not-null"])
+def test_a_constraint_over_rows_that_break_it_fails_and_names_them(rehearsed, upgrade, where, rows):
+    seen = rehearsed(USERS, upgrade)
+    finding = seen.findings[seen.findings["finding"] == "fails"].iloc[0]
+    assert finding["severity"] == "failure" and finding["where"] == where
+    assert re.search(rows, finding["evidence"])
+    assert "statement: " in finding["evidence"] and "three steps" in finding["advice"]
+
+
+@pytest.mark.parametrize("upgrade", [
+    batch("user", "alter_column('age', nullable=False)"),
+    batch("user", "create_unique_constraint('uq', ['zip'])"),
+    batch("user", "create_check_constraint('ck', 'age > 5')"),
+], ids=["not-null", "unique", "check"])
+def test_the_same_constraint_over_rows_that_keep_it_passes(rehearsed, upgrade):
+    seen = rehearsed(USERS, upgrade, down=False)
+    assert found(seen) == [] and seen.safe
+
+
+def test_a_revision_that_fails_half_way_is_half_applied_under_stock_flask_migrate_only(tmp_path):
+    upgrade = "op.execute('CREATE TABLE log (a)')\nop.execute('INSERT INTO log VALUES (1)')\nop.execute('nonsense')"
+    for migrate, expected in ((None, True), (appkit.Migrate, False)):
+        folder = tmp_path / str(expected)
+        folder.mkdir()
+        app = make_app(folder, USERS, **({"migrate": migrate} if migrate else {}))
+        write_revision(app, "1", upgrade)
+        seen = appkit.rehearse(app)
+        assert ("half-applied" in set(seen.findings["finding"])) is expected
+        assert "nonsense" in evidence(seen, "fails")
+
+
+def test_after_a_failure_what_follows_is_said_to_be_unknown(tmp_path):
+    app = make_app(tmp_path, USERS)
+    write_revision(app, "1", "raise ValueError('not like this')")
+    write_revision(app, "2", follows="1")
+    seen = appkit.rehearse(app)
+    assert "ValueError: not like this" in evidence(seen, "fails") and not seen.safe
+    assert "Not rehearsed, so unknown: 2" in str(seen)
+
+
+# ---- casts that succeed and change values
+
+@pytest.mark.parametrize("column, kind, told", [
+    ("name", "sa.Integer()", "id=1: 'ann' → 0"),
+    ("at", "sa.Date()", "id=1: '2026-01-02 03:04:05.000000' → 2026"),
+    ("score", "sa.Integer()", "id=1: 1.5 → 1"),
+    ("zip", "sa.Integer()", "id=1: '007' → 7"),
+], ids=["text-to-integer", "datetime-to-date", "float-to-integer", "leading-zeros"])
+def test_a_cast_that_changes_values_is_a_loss_with_samples(rehearsed, column, kind, told):
+    seen = rehearsed(USERS, batch("user", f"alter_column({column!r}, type_={kind})"), down=False)
+    assert ("loss", "values-changed", f"user.{column}") in found(seen)
+    assert told in evidence(seen, "values-changed")
+
+
+@pytest.mark.parametrize("column, kind", [("age", "sa.BigInteger()"), ("age", "sa.String(10)"), ("age", "sa.Float()"),
+                                          ("name", "sa.String(80)"), ("name", "sa.String(2)"), ("name", "sa.Text()")])
+def test_a_cast_that_every_value_survives_is_harmless(rehearsed, column, kind):
+    seen = rehearsed(USERS, batch("user", f"alter_column({column!r}, type_={kind})"), down=False)
+    assert found(seen) == [] and seen.safe
+    counted = seen.columns[seen.columns["column"] == column].iloc[0]
+    assert counted["changed"] == counted["lost"] == 0
+
+
+def test_one_value_that_does_not_survive_among_many_that_do_is_found(rehearsed):
+    seen = rehearsed(USERS, batch("user", "alter_column('zip', type_=sa.Integer())"), down=False)
+    assert seen.rows("user").values.tolist() == [[1, "zip", "007", 7]]
+    assert "1 of 3 rows" in evidence(seen, "values-changed")
+
+
+# ---- values changed and invented
+
+def test_an_update_with_a_true_inverse_loses_nothing(rehearsed):
+    seen = rehearsed(USERS, "op.execute('UPDATE user SET age = age + 1')", "op.execute('UPDATE user SET age = age - 1')")
+    assert found(seen) == [] and seen.ledger["changed"].item() == 3
+
+
+@pytest.mark.parametrize("down", [True, False])
+def test_an_update_that_nothing_takes_back_is_a_loss(rehearsed, down):
+    seen = rehearsed(USERS, "op.execute('UPDATE user SET age = age + 1')", down=down)
+    assert ("loss", "values-changed", "user.age") in found(seen)
+    assert "3 of 3 rows: id=1: 10 → 11" in evidence(seen, "values-changed")
+
+
+def test_only_the_values_that_the_downgrade_brings_back_are_taken_off(rehearsed):
+    seen = rehearsed(USERS, "op.execute('UPDATE user SET age = 0')", "op.execute('UPDATE user SET age = 10')")
+    assert "2 of 3 rows" in evidence(seen, "values-changed")
+
+
+def test_nulls_that_are_filled_are_told_but_are_no_loss(rehearsed):
+    seen = rehearsed(USERS, "op.execute(\"UPDATE user SET name = 'none' WHERE name IS NULL\")", down=False)
+    assert found(seen) == [("warning", "values-invented", "user.name")] and seen.safe
+    assert evidence(seen, "values-invented") == "1 of 3 rows had NULL, now: 'none' in 1 row"
+
+
+def test_a_new_column_with_a_default_is_told_and_one_without_is_not(rehearsed):
+    seen = rehearsed(USERS, "op.add_column('user', sa.Column('a', sa.Integer, server_default='7', nullable=False))\n"
+                     "op.add_column('user', sa.Column('b', sa.Integer))", down=False)
+    assert found(seen) == [("warning", "values-invented", "user.a")]
+    assert "all 3 rows get 7" in evidence(seen, "values-invented")
+
+
+# ---- what a batch forgets
+
+OBJECTS = """
+CREATE TABLE p (id INTEGER PRIMARY KEY AUTOINCREMENT, n TEXT COLLATE NOCASE, age INT CHECK (age > 0), k INT,
+                d INT REFERENCES q (id) ON DELETE CASCADE);
+CREATE TABLE q (id INTEGER PRIMARY KEY);
+INSERT INTO p (n, age) VALUES ('a', 1), ('b', 2);
+CREATE TRIGGER tr AFTER INSERT ON p BEGIN SELECT 1; END;
+CREATE INDEX ix ON p (n DESC);
+CREATE INDEX expression ON p (lower(n));
+"""
+RETYPE = batch("p", "alter_column('k', type_=sa.BigInteger())")
+
+
+@pytest.mark.parametrize("told", ["trigger tr of p gone", "AUTOINCREMENT gone", "COLLATE gone", "check age > 0 of p gone",
+                                  "DESC gone", "index expression of p gone", "ON DELETE gone"])
+def test_what_a_batch_takes_away_unannounced_is_a_loss(rehearsed, told):
+    seen = rehearsed(OBJECTS, RETYPE, down=False)
+    assert told in evidence(seen, "objects-lost") and not seen.safe
+
+
+@pytest.mark.parametrize("upgrade", ["op.execute('DROP TRIGGER tr')", "op.drop_index('ix', 'p')",
+                                     "op.execute('DROP INDEX IF EXISTS \"expression\"')", "op.drop_table('p')"])
+def test_what_an_operation_announces_is_no_loss_of_objects(rehearsed, upgrade):
+    seen = rehearsed(OBJECTS, upgrade, down=False)
+    assert "objects-lost" not in set(seen.findings["finding"])
+
+
+def test_a_batch_on_a_table_that_a_view_uses_fails_and_says_so(rehearsed):
+    seen = rehearsed(OBJECTS + "CREATE VIEW v AS SELECT id FROM p;", RETYPE)
+    assert "error in view v" in evidence(seen, "fails")
+    assert "added table _alembic_tmp_p" in evidence(seen, "half-applied")
+
+
+# ---- the way back
+
+@pytest.mark.parametrize("upgrade, downgrade, told", [
+    ("op.add_column('user', sa.Column('x', sa.Integer))", "raise NotImplementedError('no way back')", "refuses: NotImpl"),
+    ("op.add_column('user', sa.Column('x', sa.Integer))", "pass", "fails the second time: OperationalError: duplicate"),
+    (batch("user", "drop_column('name')"), "op.add_column('user', sa.Column('name', sa.String(20)))",
+     "schema only: after the downgrade, user: 2 values missing"),
+    (batch("user", "drop_column('name')"), "op.add_column('user', sa.Column('name', sa.Text))",
+     "lossy: after the downgrade, changed column user.name"),
+    ("op.execute('DELETE FROM user')", "pass", "schema only: after the downgrade, user: 3 rows missing"),
+], ids=["refuses", "second-time", "values", "lossy", "rows"])
+def test_a_downgrade_that_does_not_restore_is_told_for_what_it_is(rehearsed, upgrade, downgrade, told):
+    seen = rehearsed(USERS, upgrade, downgrade)
+    assert told in evidence(seen, "not-reversible")
+
+
+def test_a_downgrade_that_loses_what_the_upgrade_kept_is_a_loss(rehearsed):
+    seen = rehearsed(USERS, "op.add_column('user', sa.Column('x', sa.Integer))",
+                     batch("user", "drop_column('x')", "drop_column('age')", "add_column(sa.Column('age', sa.Integer))"))
+    assert ("loss", "not-reversible", "") in found(seen)
+
+
+def test_an_exact_way_back_is_no_finding(rehearsed):
+    seen = rehearsed(USERS, "op.add_column('user', sa.Column('x', sa.Integer))", batch("user", "drop_column('x')"))
+    assert found(seen) == []
+
+
+def test_without_the_way_back_the_result_says_that_it_is_unknown(rehearsed):
+    seen = rehearsed(USERS, "op.add_column('user', sa.Column('x', sa.Integer))", down=False)
+    assert "whether there is a way back is unknown" in str(seen)
+
+
+# ---- drift, acceptance, and what a rehearsal is asked
+
+def test_models_and_migrations_that_disagree_are_drift_and_those_that_agree_are_not(tmp_path):
+    app = appkit.demo(rows=3, revision="0003")
+    assert "drift" not in set(appkit.rehearse(app).findings["finding"])
+    assert "drift" not in set(appkit.rehearse(app, "0004", downgrade=False).findings["finding"])
+    write_revision(app, "0005", "op.add_column('user', sa.Column('nick', sa.String(20)))", follows="0004")
+    drift = appkit.rehearse(app, downgrade=False).findings.query("finding == 'drift'")
+    assert drift["where"].tolist() == ["user.nick"] and drift["severity"].tolist() == ["warning"]
+
+
+def test_an_accepted_finding_is_a_warning_with_its_reason(rehearsed):
+    seen = rehearsed(USERS, "op.execute('DELETE FROM user WHERE id > 1')", "pass", accepted={"rows-lost user": "spam"})
+    assert seen.safe and ("warning", "rows-lost", "user") in found(seen)
+    assert seen.findings["effect"].str.contains("Accepted in the revision file: spam").any()
+
+
+def test_accepting_one_finding_accepts_no_other(rehearsed):
+    seen = rehearsed(USERS, "op.execute('DELETE FROM user WHERE id > 1')\n" + batch("user", "drop_column('age')"),
+                     accepted={"rows-lost user": "spam"}, down=False)
+    assert not seen.safe and ("loss", "values-lost", "user.age") in found(seen)
+
+
+def test_nothing_pending_is_safe_and_says_so(tmp_path):
+    app = make_app(tmp_path, USERS)
+    seen = appkit.rehearse(app)
+    assert seen.safe and repr(seen) == "Rehearsal(nothing pending at base)" and "Nothing is pending" in str(seen)
+
+
+def test_a_target_that_is_not_there_names_those_that_are(tmp_path):
+    app = make_app(tmp_path, USERS)
+    write_revision(app, "1")
+    with pytest.raises(appkit.RehearsalError, match="The history has: 1"):
+        appkit.rehearse(app, "9999")
+
+
+def test_two_heads_are_refused_and_can_be_rehearsed_one_by_one(tmp_path):
+    app = make_app(tmp_path, USERS)
+    for name in ("1", "2"):
+        write_revision(app, name, f"op.create_table('t{name}', sa.Column('id', sa.Integer, primary_key=True))",
+                       f"op.drop_table('t{name}')")
+    with pytest.raises(appkit.RehearsalError, match="heads"):
+        appkit.rehearse(app)
+    assert appkit.rehearse(app, "heads").revisions in (("1", "2"), ("2", "1"))
+    assert appkit.rehearse(app, "2").revisions == ("2",)
+
+
+def test_an_app_without_migrations_is_told_so(tmp_path):
+    app = make_app(tmp_path)
+    app.extensions.pop("migrate")
+    with pytest.raises(appkit.RehearsalError, match="Migrate\\(app, db\\)"):
+        appkit.rehearse(app)
+
+
+def test_a_second_rehearsal_at_the_same_time_is_refused(tmp_path):
+    app = make_app(tmp_path, USERS)
+    app.config["INSIDE"] = []
+    write_revision(app, "1", """
+        import appkit
+        from flask import current_app
+        try:
+            appkit.rehearse(current_app._get_current_object())
+        except appkit.RehearsalError as error:
+            current_app.config["INSIDE"].append(str(error))
+    """)
+    appkit.rehearse(app, downgrade=False)
+    assert "Another rehearsal is running" in app.config["INSIDE"][0]
+
+
+def test_rehearsing_twice_gives_the_same_text_and_leaves_the_app_working(tmp_path):
+    app = make_app(tmp_path, USERS)
+    write_revision(app, "1", batch("user", RENAME), RENAME_BACK)
+    assert str(appkit.rehearse(app)) == str(appkit.rehearse(app))
+    with app.app_context():
+        assert app.extensions["sqlalchemy"].session.execute(sa.text("SELECT count(*) FROM user")).scalar() == 3
+    assert threading.active_count() == 1
+
+
+def test_what_the_app_sets_on_its_connections_is_set_on_the_copy(tmp_path):
+    app = make_app(tmp_path, USERS)
+    with app.app_context():
+        sa.event.listen(app.extensions["sqlalchemy"].engine, "connect",
+                        lambda connection, _: connection.create_function("twice", 1, lambda value: 2 * value))
+    write_revision(app, "1", "op.execute('UPDATE user SET age = twice(age)')")
+    assert appkit.rehearse(app, downgrade=False).rows("user")["after"].tolist() == [20, 40, 60]
+
+
+def test_hostile_names_and_values_go_through(rehearsed):
+    name = 'a "b" [c] `d` %s :x <script> é, select'
+    quoted = '"' + name.replace('"', '""') + '"'
+    seen = rehearsed(f"CREATE TABLE {quoted} ({quoted} INTEGER PRIMARY KEY, \"order\" TEXT);"
+                     f"INSERT INTO {quoted} VALUES (1, '<script>alert(1)</script>'), (2, 'it''s');",
+                     f"op.drop_column({name!r}, 'order')", down=False)
+    assert ("loss", "values-lost", f"{name}.order") in found(seen)
+    assert "<script>" not in seen._repr_html_() and seen.table(name, at="base")["order"].tolist()[1] == "it's"
+
+
+def test_a_table_can_be_asked_as_of_every_revision(tmp_path):
+    app = make_app(tmp_path, USERS)
+    write_revision(app, "1", batch("user", RENAME), RENAME_BACK)
+    write_revision(app, "2", "op.drop_table('user')", follows="1")
+    seen = appkit.rehearse(app, downgrade=False)
+    assert "name" in seen.table("user", at="base") and "login" in seen.table("user", at="1")
+    with pytest.raises(appkit.UnknownTableError, match="No table 'user' at 2"):
+        seen.table("user")
+    with pytest.raises(appkit.RehearsalError, match="There are: base, 1, 2"):
+        seen.table("user", at="7")
+
+
+def test_an_app_with_appkit_stays_readable_while_it_is_rehearsed(tmp_path):
+    app = make_app(tmp_path, USERS)
+    write_revision(app, "1", "op.execute('DELETE FROM user')")
+    appkit.rehearse(app)
+    assert read_sql(tmp_path / "app.db", "SELECT count(*) FROM user") == [(3,)]
