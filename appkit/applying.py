@@ -7,7 +7,7 @@ from alembic.script.revision import RevisionError
 from alembic.util import CommandError, to_tuple
 
 from appkit.databases import database_of, engine_of
-from appkit.errors import ApplyError
+from appkit.errors import ApplyError, reason_of
 from appkit.history import current_heads
 from appkit.result import Record
 from appkit.standin import digest_files, read_scripts
@@ -51,7 +51,7 @@ def apply(record: Record, *, safe: bool) -> Applied:
         reason = stop.__context__
         raise ApplyError(f"Cannot upgrade to {record.pending[-1]}: {reason}.{told}") from reason
     except Exception as reason:
-        raise ApplyError(f"The upgrade to {record.pending[-1]} failed: {reason}.{told}") from reason
+        raise ApplyError(f"The upgrade to {record.pending[-1]} failed: {reason_of(reason)}.{told}") from reason
     return Applied(record.pending[-1], backup)
 
 

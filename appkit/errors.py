@@ -44,3 +44,10 @@ class SourceTouchedError(RehearsalError):
 
 class ApplyError(RehearsalError):
     """What was rehearsed is not what would be applied now."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Give an error's kind and first line: the driver's own words, without what SQLAlchemy sets around them."""
+    error = getattr(error, "orig", None) or error
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

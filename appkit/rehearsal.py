@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from appkit.databases import app_of, database_of, engine_of
-from appkit.errors import RehearsalError, SourceTouchedError
+from appkit.errors import RehearsalError, SourceTouchedError, reason_of
 from appkit.findings import Failure, Finding, Pair, RoundTrip, Step, judge
 from appkit.folders import PrivateFolder
 from appkit.result import Record, Rehearsal, State
@@ -132,7 +132,7 @@ class _Run:
             raise
         except BaseException as reason:  # a script may raise anything, SystemExit too
             failed = watch.failed
-            failure = Failure(_reason(reason), failed.text if failed else "", watch.obstacle)
+            failure = Failure(reason_of(reason), failed.text if failed else "", watch.obstacle)
         if watch.refused:
             raise SourceTouchedError(f"Revision {revision}: {watch.refused}")
         return failure, watch.statements, watch.touched
@@ -211,7 +211,7 @@ class _Run:
             schema = self._created(metadata)
         except SQLAlchemyError as reason:
             return [Finding(revision, "warning", "drift", "", f"not observed: the models cannot create their tables on "
-                            f"this database: {_reason(reason)}", "Whether models and migrations agree is unknown.",
+                            f"this database: {reason_of(reason)}", "Whether models and migrations agree is unknown.",
                             "Look at the models' types and defaults.")]
         return list(_differing(revision, schema, state.schema))
 
@@ -263,10 +263,3 @@ def _left_behind(pairs: list[Pair], schema: pd.DataFrame) -> str:
     told += [f"{pair.name}: rows differ" for pair in pairs if pair.before and not pair.ledger.whole]
     told += [f"{row.change} {row.kind} {row.table}.{row.name}" for row in rows if row.table not in whole]
     return "; ".join(told[:4]) + ("; …" if len(told) > 4 else "")
-
-
-def _reason(error: BaseException) -> str:
-    """Give an error's first line without the parts that SQLAlchemy adds around it."""
-    error = getattr(error, "orig", None) or error
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
