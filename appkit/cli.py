@@ -17,13 +17,16 @@ def rehearse(to: str, as_json: bool, no_downgrade: bool) -> None:
 
     The database itself is only read. Exit status: 0 safe, 1 not safe, 2 could not rehearse.
     """
-    from appkit.errors import AppkitError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from appkit.errors import AppkitError, reason_of
     from appkit.rehearsal import rehearse as run  # pandas and DuckDB with it: only when a rehearsal is asked for
 
     try:
         found = run(current_app._get_current_object(), to, downgrade=not no_downgrade)
-    except AppkitError as reason:
-        click.echo(f"Could not rehearse: {reason}", err=True)
+    except (AppkitError, SQLAlchemyError, OSError) as reason:
+        told = reason if isinstance(reason, AppkitError) else reason_of(reason)
+        click.echo(f"Could not rehearse: {told}", err=True)
         sys.exit(2)
     click.echo(json.dumps(found.to_dict(), indent=2, default=str) if as_json else str(found))
     sys.exit(0 if found.safe else 1)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from appkit.script import Script
-from appkit.snapshots import Comparison, TableLedger
+from appkit.snapshots import Comparison, TableLedger, shortened
 from appkit.watching import Statement
 
 COLUMNS = ["revision", "severity", "finding", "where", "evidence", "effect", "advice"]
@@ -222,7 +222,7 @@ def _values_lost(step: Step, pair: Pair, column: Any, count: int) -> Finding:
                        f"The column is dropped with its values{undone}.", _rename_advice(pair, column.was))
     where = f"{pair.name}.{column.column}"
     samples = comparison.sample_changes(column.was, column.column)
-    told = "; ".join(f"{key}: {_value(old)} → {_value(new)}" for key, old, new in samples)
+    told = "; ".join(f"{key}: {shortened(old)} → {shortened(new)}" for key, old, new in samples)
     parent = _cascading(step.statements, pair.before)
     if column.lost and not column.changed and parent:
         return Finding(step.revision, "loss", "children-lost", where, f"{_counted(count, 'value')} set to NULL: {told}; by: {_short(parent)}",
@@ -370,13 +370,13 @@ def _inventions(step: Step) -> Iterator[Finding]:
                 values = pair.comparison.filled_with(column.column, None)
                 if len(values) == 1 and pair.ledger.kept + pair.ledger.changed:
                     yield Finding(step.revision, "warning", "values-invented", where,
-                                  f"all {values[0][1]} rows get {_value(values[0][0])} (DEFAULT {default})",
+                                  f"all {values[0][1]} rows get {shortened(values[0][0])} (DEFAULT {default})",
                                   "Nobody entered these values; afterwards nothing tells them from real ones.",
                                   "Make sure that the default is true of the rows that are there, not only of new ones.")
 
 
 def _values_told(values: list[tuple[Any, int]]) -> str:
-    told = ", ".join(f"{_value(value)} in {_rows(count)}" for value, count in values[:3])
+    told = ", ".join(f"{shortened(value)} in {_rows(count)}" for value, count in values[:3])
     return told + (", …" if len(values) > 3 else "")
 
 
@@ -461,13 +461,8 @@ def _few(keys: tuple[str, ...], total: int) -> str:
     return ", ".join(keys) + (", …" if len(keys) < total else "")
 
 
-def _value(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) <= 40 else told[:37] + "…" + told[-1]
-
-
 def _samples(comparison: Comparison, column: str) -> str:
-    told = ", ".join(f"{key}: {_value(value)}" for key, value in comparison.sample_of(column))
+    told = ", ".join(f"{key}: {shortened(value)}" for key, value in comparison.sample_of(column))
     return f" ({told})" if told else ""
 
 

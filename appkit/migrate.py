@@ -261,7 +261,6 @@ class _SQLiteGuard:
 
     def __init__(self, connection: Connection) -> None:
         self._raw = connection.connection.dbapi_connection
-        self._isolation_level = self._raw.isolation_level
         self._autocommit = getattr(self._raw, "autocommit", _LEGACY)
         self._acting = _foreign_keys(self._raw)
         self._checked = self._acting or _app_has_foreign_keys(connection)
@@ -293,7 +292,6 @@ class _SQLiteGuard:
         self._begun = True
         if self._raw.in_transaction:
             return
-        self._raw.isolation_level = None
         _pragma(self._raw, "foreign_keys=OFF")
         in_autocommit_block = _isolation_option(connection) == "AUTOCOMMIT" != self._level
         if word not in _OUTSIDE and not in_autocommit_block:
@@ -310,7 +308,6 @@ class _SQLiteGuard:
         if not told:
             return
         fate = "Nothing of it was committed" if self._raw.in_transaction else "An autocommit_block has committed them"
-        self._raw.rollback()  # SQLAlchemy does not, after a commit that fails
         raise OrphanedRowsError(
             f"The migration leaves rows whose foreign key points at nothing: {'; '.join(told)}. {fate}. While a "
             "migration runs no ON DELETE acts: delete these rows, or point them elsewhere, in the same revision.")
@@ -322,10 +319,9 @@ class _SQLiteGuard:
 
     def release(self) -> None:
         """Give the connection its own ways back."""
-        self.undo()  # the pool has done so, unless it was told not to reset
+        self.undo()  # SQLAlchemy need not have done so after a commit that failed
         if self._acting:
             _pragma(self._raw, "foreign_keys=ON")
-        self._raw.isolation_level = self._isolation_level
         if self._autocommit != _LEGACY:
             self._raw.autocommit = self._autocommit
 

@@ -121,8 +121,11 @@ class _Run:
         trip = self._there_and_back(before, after, revision) if self.downgrade else None
         return Step(**facts, trip=trip), after
 
-    def _try(self, run: Any, revision: str) -> tuple[Failure | None, list[Statement], set[str]]:
-        """Run one step on the copy; give why it failed, its statements, and the tables it can have written to."""
+    def _try(self, run: Any, revision: str) -> tuple[Failure | None, list[Statement], set[str] | None]:
+        """Run one step on the copy; give why it failed, its statements, and the tables it can have written to.
+
+        None in place of the tables where it wrote by ways that were not watched.
+        """
         watch = self.watch
         watch.begin()
         failure = None
@@ -135,7 +138,7 @@ class _Run:
             failure = Failure(reason_of(reason), failed.text if failed else "", watch.obstacle)
         if watch.refused:
             raise SourceTouchedError(f"Revision {revision}: {watch.refused}")
-        return failure, watch.statements, watch.touched
+        return failure, watch.statements, watch.touched if watch.all_seen else None
 
     def _there_and_back(self, before: State, after: State, revision: str) -> RoundTrip:
         """Take a revision back and apply it again, then put the copy back to where it was before that."""
@@ -158,7 +161,7 @@ class _Run:
 
     # ---- looking
 
-    def _look(self, before: State | None, touched: set[str]) -> State:
+    def _look(self, before: State | None, touched: set[str] | None) -> State:
         """Keep every table's rows as they stand; a table that nothing can have written to is not read again."""
         storage = self.database.read_storage(self.url)
         engine = create_engine(self.url, poolclass=NullPool)
@@ -167,8 +170,8 @@ class _Run:
         tables = {}
         for table in found:
             old = before.tables.get(table.name) if before else None
-            same = old is not None and old.table == table and table.name.lower() not in touched
-            if same and before.storage.get(table.name) == storage.get(table.name):
+            same = old is not None and old.table == table
+            if same and touched is not None and table.name.lower() not in touched and before.storage.get(table.name) == storage.get(table.name):
                 tables[table.name] = old
             else:
                 names = tuple(column.name for column in table.columns)
@@ -179,11 +182,10 @@ class _Run:
 
     def _pairs(self, before: State, after: State, statements: list[Statement]) -> list[Pair]:
         """Set the tables of two states side by side, and count what became of their rows and values."""
-        renames = self.database.find_renames(statement.text for statement in statements)
-        same_place = {place: name for name, place in after.storage.items()}
-        moved = {name: same_place.get(place) for name, place in before.storage.items()}
-        return [Pair(*found) for found in match_tables(self.snapshots, before.tables, after.tables, renames, moved,
-                                                       self.added)]
+        texts = [statement.text for statement in statements]
+        return [Pair(*found) for found in match_tables(
+            self.snapshots, before.tables, after.tables, self.database.find_renames(texts),
+            self.database.find_table_renames(texts), self.added)]
 
     def _differences(self, before: State, after: State) -> pd.DataFrame:
         return compare_schema(before.schema, after.schema)

@@ -160,7 +160,7 @@ class Snapshots:
             return ()
         columns = ", ".join(f"c{place}" for place in places)
         rows = self._connection.execute(f"SELECT {columns} FROM {kept.relation} ORDER BY ALL LIMIT {limit}").fetchall()
-        return tuple(", ".join(f"{name}={value!r}" for name, value in zip(kept.table.key, row)) for row in rows)
+        return tuple(", ".join(f"{name}={shortened(value)}" for name, value in zip(kept.table.key, row)) for row in rows)
 
     def compare(self, before: Kept, after: Kept, lineage: dict[str, str], added: frozenset[str] = frozenset()) -> Comparison:
         """Compare a table at two revisions.
@@ -399,7 +399,7 @@ class Comparison:
         return [(self._key_told(row[:width]), *row[width:]) for row in rows]
 
     def _key_told(self, values: tuple) -> str:
-        return ", ".join(f"{self.before.names[b]}={value!r}" for (b, _), value in zip(self.key, values))
+        return ", ".join(f"{self.before.names[b]}={shortened(value)}" for (b, _), value in zip(self.key, values))
 
     def filled_with(self, name: str, was: str | None, limit: int = 4) -> list[tuple[Any, int]]:
         """Give what a column was filled with where it had NULL, or was not there: value and number, most first."""
@@ -614,6 +614,12 @@ def _equal(old: str | None, new: str | None, kinds: str) -> str | None:
     return forms[kinds].format(old, new) if kinds in forms else None
 
 
+def shortened(value: Any) -> str:
+    """Give a value as Python writes it, cut where it is long."""
+    told = repr(value)
+    return told if len(told) <= 40 else told[:37] + "…" + told[-1]
+
+
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
@@ -621,7 +627,7 @@ def _literal(text: str) -> str:
 # ---- which table and which column is which
 
 def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str, Kept],
-                 renames: list[tuple[str, dict[str, str]]], moved: dict[str, str | None],
+                 renames: list[tuple[str, dict[str, str]]], moved: dict[str, str],
                  added: dict[str, frozenset[str]]) -> list[tuple[str | None, str | None, TableLedger, Comparison | None, tuple[str, ...]]]:
     """Set the tables of two moments side by side, with the ledger of each pair.
 
@@ -630,7 +636,7 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
     renames
         What statements said of columns: (table, {new: old}), in order.
     moved
-        For each table before, the one that is stored in its place now.
+        The tables that statements renamed: {new: old}, in lower case.
     added
         The columns that this rehearsal added, by table.
 
@@ -639,14 +645,12 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
     name before, name after, ledger, comparison, and for a table that went the keys of a few rows; by name; a name is
     missing where a table came or went
     """
-    partners = {name: name for name in before if name in after}
-    new = [name for name in after if name not in before]
+    partners = _renamed(before, after, moved)
+    new = [name for name in after if name not in partners.values()]
     found = []
     for name in before:
-        candidates = [] if name in partners else sorted(new, key=lambda other: (moved.get(name) != other, other))
-        for other in candidates:
-            comparison = _compare(snapshots, before[name], after[other], renames, frozenset())
-            if moved.get(name) == other or _moved_whole(comparison):
+        for other in () if name in partners else sorted(new):
+            if _moved_whole(_compare(snapshots, before[name], after[other], renames, frozenset())):
                 partners[name] = other
                 new.remove(other)
                 break
@@ -658,6 +662,16 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
             found.append((name, None, _gone(before[name]), None, snapshots.sample_keys(before[name])))
     found += [(None, name, _new(after[name]), None, ()) for name in new]
     return sorted(found, key=lambda entry: entry[1] or entry[0])
+
+
+def _renamed(before: dict[str, Kept], after: dict[str, Kept], moved: dict[str, str]) -> dict[str, str]:
+    """Give for each table the one that it became: the one that statements made of it, else the one of its name."""
+    names = {name.lower(): name for name in before}
+    origins = {other: names.get(moved[other.lower()]) for other in after if other.lower() in moved}
+    partners = {origin: other for other, origin in origins.items() if origin is not None}
+    taken = set(partners.values())
+    partners.update({name: name for name in before if name in after and name not in partners and name not in taken})
+    return partners
 
 
 def _compare(snapshots: Snapshots, before: Kept, after: Kept, renames: list[tuple[str, dict[str, str]]],

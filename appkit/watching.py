@@ -53,6 +53,12 @@ class Watch:
         self._seen: dict[str, Statement] = {}
         self._storage = self._database.read_storage(self._copy.url)
         self._explaining = False
+        self._unwatched = 0
+
+    @property
+    def all_seen(self) -> bool:
+        """Whether every connection to the copy was watched: what one past SQLAlchemy wrote is not known."""
+        return self._unwatched == 0
 
     def __enter__(self) -> "Watch":
         listeners = [(Engine, "do_connect", self._on_do_connect), (Pool, "connect", self._on_connect),
@@ -61,7 +67,8 @@ class Watch:
         for target, name, listener in listeners:
             event.listen(target, name, listener)
             self._exit.callback(event.remove, target, name, listener)
-        self._exit.enter_context(self._database.refuse_connections(self._source_places, self._refuse))
+        heard = {place: self._refuse for place in self._source_places} | {self._copy_place: self._on_open}
+        self._exit.enter_context(self._database.hear_connections(heard))
         return self
 
     def __exit__(self, *_details: object) -> None:
@@ -91,9 +98,13 @@ class Watch:
             self._refuse("An engine that makes its own connections")
         if place == self._copy_place:
             record.info["appkit"] = True
+            self._unwatched -= 1
             self._database.watch_writes(connection, self._tell, self._source_places, self._refuse)
 
     # ---- the copy
+
+    def _on_open(self, _who: str) -> None:
+        self._unwatched += 1
 
     def _tell(self, table: str | None) -> None:
         if table:

@@ -43,6 +43,7 @@ class Revision:
     lines: list[str] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)  # table after: table before
     columns: dict[str, dict[str, str]] = field(default_factory=dict)  # by table after: column after: column before
+    by_hand: set[str] = field(default_factory=set)  # tables after that were made and filled by hand from their origin
 
 
 def quoted(name: str) -> str:
@@ -267,6 +268,8 @@ class History:
         for facts in (self.tables, self.now.origin, self.now.columns):
             if table.name in facts:
                 facts[new] = facts.pop(table.name)
+        if table.name in self.now.by_hand:
+            self.now.by_hand.add(new)
         for other in self.tables.values():
             other.parents = {column: (new if parent == table.name else parent, action)
                              for column, (parent, action) in other.parents.items()}
@@ -298,6 +301,7 @@ class History:
         self._raw(f"INSERT INTO {quoted(new)} ({names}) SELECT {names} FROM {quoted(old)}", f"DROP TABLE {quoted(old)}")
         table.name = old
         self._moved(table, new)
+        self.now.by_hand.add(new)
 
     def carry(self, table: Table) -> None:
         """Rename a column by hand: add, copy, drop."""

@@ -409,14 +409,17 @@ def test_hostile_url_and_table_names_are_atomic_too(make, tmp_path):
     assert project.read("SELECT * FROM sqlite_master") == []
 
 
-@pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
-def test_an_engine_with_an_isolation_level_is_atomic_too(make, level):
-    project = make(config={"SQLALCHEMY_ENGINE_OPTIONS": {"isolation_level": level}})
+@pytest.mark.parametrize("failing", ["no SQL at all", "DELETE FROM author"])
+@pytest.mark.parametrize("options", [
+    {"isolation_level": "AUTOCOMMIT"}, {"isolation_level": "SERIALIZABLE"}, {"pool_reset_on_return": None},
+    {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}])
+def test_an_engine_with_ways_of_its_own_is_atomic_too(make, options, failing):
+    project = make(config={"SQLALCHEMY_ENGINE_OPTIONS": options})
     project.begin()
     before, ways = project.dump(), pragma(project)
-    project.write("2", SEVERAL + '\n    op.execute("no SQL at all")', after="1")
-    with pytest.raises(sa.exc.OperationalError):
-        flask_migrate.upgrade()
+    project.write("2", SEVERAL + f'\n    op.execute("{failing}")', after="1")
+    with pytest.raises((sa.exc.OperationalError, OrphanedRowsError)):
+        flask_migrate.upgrade.__wrapped__()
     assert project.dump() == before and pragma(project) == ways
 
 

@@ -448,3 +448,22 @@ def test_an_app_with_appkit_stays_readable_while_it_is_rehearsed(tmp_path):
     write_revision(app, "1", "op.execute('DELETE FROM user')")
     appkit.rehearse(app)
     assert read_sql(tmp_path / "app.db", "SELECT count(*) FROM user") == [(3,)]
+
+
+def test_tables_that_swap_their_names_keep_their_rows(rehearsed):
+    swap = "\n".join(f"op.rename_table({a!r}, {b!r})" for a, b in (("a", "t"), ("b", "a"), ("t", "b")))
+    seen = rehearsed("CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (id INTEGER PRIMARY KEY);"
+                     "INSERT INTO a VALUES (1); INSERT INTO b VALUES (2), (3);", swap, swap)
+    assert found(seen) == [] and seen.ledger["kept"].tolist() == [2, 1]
+
+
+def test_a_table_dropped_first_and_created_in_its_place_is_no_rename(rehearsed):
+    seen = rehearsed(USERS, "op.drop_table('user')\nop.create_table('person', sa.Column('id', sa.Integer, primary_key=True))",
+                     down=False)
+    assert ("loss", "rows-lost", "user") in found(seen)
+
+
+def test_what_is_written_past_sqlalchemy_is_seen_all_the_same(rehearsed):
+    seen = rehearsed(USERS, "import sqlite3\nconnection = sqlite3.connect(op.get_bind().engine.url.database)\n"
+                     "connection.execute('UPDATE user SET age = 0')\nconnection.commit()\nconnection.close()", down=False)
+    assert seen.ledger["changed"].item() == 3 and ("loss", "values-changed", "user.age") in found(seen)

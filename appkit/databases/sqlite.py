@@ -14,11 +14,11 @@ from sqlalchemy.exc import OperationalError
 
 from appkit.databases import Column, Entry, Table
 from appkit.databases.sqlite_copies import (back_up, copy_database, empty_database, file_behind, file_of,  # noqa: F401
-                                            is_connection, place_of, read_batches, read_storage, refuse_connections,
+                                            hear_connections, is_connection, place_of, read_batches, read_storage,
                                             restore_copy, save_copy, storage_of, watch_writes)
 from appkit.databases.sqlite_reading import (holds_database, read_orphans, read_rows, reading_only,  # noqa: F401
                                              understand)
-from appkit.databases.sqlite_statements import find_obstacle, find_renames  # noqa: F401
+from appkit.databases.sqlite_statements import find_obstacle, find_renames, find_table_renames  # noqa: F401
 
 
 _KINDS = ("table", "column", "primary key", "foreign key", "unique", "check", "index", "trigger", "view", "sequence")

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine
 
-from appkit.errors import AppkitError
+from appkit.errors import AppkitError, RehearsalError
 
 _BATCH = 20_000
 _STORAGE = "SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"
@@ -55,19 +55,31 @@ def copy_database(engine: Engine, folder: Path) -> URL:
     The source is read through SQLite's own backup from a connection that cannot write (in memory: through the engine's
     own, which is the only way in). A database without a file yet is copied as an empty one, and stays without.
 
+    Raises
+    ------
+    RehearsalError
+        When SQLite cannot read it, or there is no room for it.
+
     Source: https://www.sqlite.org/backup.html; a plain copy of the file loses what is in the write-ahead log.
     """
     path = folder / "copy.db"
     path.touch(mode=0o600)
-    source = place_of(engine)
-    with closing(sqlite3.connect(path)) as target:
-        if source is None:
-            with closing(engine.raw_connection()) as pooled:
-                pooled.driver_connection.backup(target)
-        elif os.path.exists(source):
-            with closing(open_readonly(source)) as connection:
-                connection.backup(target)
+    try:
+        with closing(sqlite3.connect(path)) as target:
+            _copy(engine, target)
+    except sqlite3.Error as reason:
+        raise RehearsalError(f"Cannot copy the database: {reason}.") from reason
     return URL.create(engine.url.drivername, database=str(path))
+
+
+def _copy(engine: Engine, target: sqlite3.Connection) -> None:
+    source = place_of(engine)
+    if source is None:
+        with closing(engine.raw_connection()) as pooled:
+            pooled.driver_connection.backup(target)
+    elif os.path.exists(source):
+        with closing(open_readonly(source)) as connection:
+            connection.backup(target)
 
 
 def empty_database(folder: Path, like: URL) -> URL:
@@ -87,8 +99,8 @@ def back_up(engine: Engine, revision: str) -> Path | None:
         number += 1
         path = Path(f"{source}.before-{revision}-{number}")
     path.touch(mode=0o600, exist_ok=False)
-    with closing(open_readonly(source)) as connection, closing(sqlite3.connect(path)) as target:
-        connection.backup(target)
+    with closing(sqlite3.connect(path)) as target:
+        _copy(engine, target)
     return path
 
 
@@ -188,8 +200,8 @@ def watch_writes(connection: Any, tell: Callable[[str | None], None], forbidden:
 
 
 @contextmanager
-def refuse_connections(places: set[str], refuse: Callable[[str], None]) -> Iterator[None]:
-    """Refuse every connection that this thread would open to some files, past SQLAlchemy too.
+def hear_connections(heard: dict[str, Callable[[str], None]]) -> Iterator[None]:
+    """Call a function for every connection that this thread opens to a file, past SQLAlchemy too; it may refuse.
 
     Source: Python's audit event sqlite3.connect. A hook cannot be taken away again, so there is one, which sleeps.
     """
@@ -197,20 +209,21 @@ def refuse_connections(places: set[str], refuse: Callable[[str], None]) -> Itera
     if not _hooked:
         sys.addaudithook(_on_audit)
         _hooked = True
-    _refusals.update({(threading.get_ident(), place): refuse for place in places})
+    mine = {(threading.get_ident(), place): hear for place, hear in heard.items()}
+    _heard.update(mine)
     try:
         yield
     finally:
-        for place in places:
-            _refusals.pop((threading.get_ident(), place), None)
+        for key in mine:
+            _heard.pop(key, None)
 
 
 _hooked = False
-_refusals: dict[tuple[int, str], Callable[[str], None]] = {}
+_heard: dict[tuple[int, str], Callable[[str], None]] = {}
 
 
 def _on_audit(name: str, arguments: tuple) -> None:
-    if name == "sqlite3.connect" and _refusals and isinstance(arguments[0], (str, bytes, os.PathLike)):
+    if name == "sqlite3.connect" and _heard and isinstance(arguments[0], (str, bytes, os.PathLike)):
         place = file_of((arguments[0],), {"uri": True})
-        if refuse := _refusals.get((threading.get_ident(), place)):
-            refuse("sqlite3.connect")
+        if hear := _heard.get((threading.get_ident(), place)):
+            hear("sqlite3.connect")

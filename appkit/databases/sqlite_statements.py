@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 _NAME = r'(?:"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|[^\s"`\[\](),.;]+)'
 _RENAME = re.compile(rf"\s*ALTER\s+TABLE\s+({_NAME}(?:\.{_NAME})?)\s+RENAME\s+(?:COLUMN\s+)?({_NAME})\s+TO\s+({_NAME})\s*;?\s*$",
                      re.IGNORECASE)
+_RENAME_TABLE = re.compile(rf"\s*ALTER\s+TABLE\s+({_NAME}(?:\.{_NAME})?)\s+RENAME\s+TO\s+({_NAME})\s*;?\s*$", re.IGNORECASE)
 _COPY = re.compile(rf"\s*INSERT\s+INTO\s+({_NAME})\s*\((.*?)\)\s*SELECT\s+(.*)\s+FROM\s+({_NAME})\s*;?\s*$",
                    re.IGNORECASE | re.DOTALL)
 _ADD = re.compile(rf"\s*ALTER\s+TABLE\s+({_NAME})\s+ADD\b", re.IGNORECASE)
@@ -45,6 +46,18 @@ def find_renames(statements: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
                 pairs = {_plain(a): _only_column(b) for a, b in zip(new, old)}
                 found.append((_plain(match[4]), {a: b for a, b in pairs.items() if b and a != b}))
     return found
+
+
+def find_table_renames(statements: Iterable[str]) -> dict[str, str]:
+    """Give the tables that ALTER TABLE … RENAME TO carried on under other names: {new: old}, in lower case."""
+    now: dict[str, str] = {}
+    for text in statements:
+        if match := _DROP.match(text):
+            now.pop(_plain(match[1]).lower(), None)
+        elif match := _RENAME_TABLE.match(text):
+            old, new = _plain(match[1]).lower(), _plain(match[2]).lower()
+            now[new] = now.pop(old, old)
+    return now
 
 
 def _plain(name: str) -> str:
