@@ -2,11 +2,13 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from html import escape
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 _PLURALS = {"loss": "losses"}
+_WIDTH = 100  # of a line of text; a longer word, such as a name to copy, stays whole
 _STATEMENTS = 20
 _LONGEST = 400
 _LEDGER = "Rows that differ, by revision and table:"
@@ -35,24 +37,25 @@ def count_severities(findings: pd.DataFrame) -> str:
 
 def text_of(title: str, findings: pd.DataFrame, ledger: pd.DataFrame, notes: Iterable[str]) -> str:
     """Give a rehearsal as lines of text: what it was, the findings, the ledger of what changed."""
-    lines = [title]
+    lines = [_printable(title)]
     for told in _tell(findings):
         where = f" {told.where}" if told.where else ""
         lines += ["", f"{told.what}{where} (revision {told.revision})"]
-        lines += [f"  {label + ':':7} {text}" for label, text in told.points]
+        for label, text in told.points:
+            lines += _wrapped(text, f"  {label + ':':8}")
     if len(ledger):
-        lines += ["", _LEDGER, ledger.to_string(index=False)]
-    lines += ["", *notes]
+        lines += ["", _LEDGER, _named(ledger).to_string(index=False)]
+    lines += ["", *(line for note in notes for line in _wrapped(_printable(note)))]
     return "\n".join(lines).rstrip()
 
 
 def html_of(title: str, findings: pd.DataFrame, ledger: pd.DataFrame, statements: pd.DataFrame,
             notes: Iterable[str]) -> str:
     """Give the same as HTML, with the statements and their time folded away; every value is escaped."""
-    parts = [f"<p><strong>{escape(title)}</strong></p>", *map(_finding_as_html, _tell(findings))]
+    parts = [f"<p><strong>{escape(_printable(title))}</strong></p>", *map(_finding_as_html, _tell(findings))]
     if len(ledger):
-        parts += [f"<p>{escape(_LEDGER)}</p>", _as_table(ledger)]
-    parts += [f"<p>{escape(note)}</p>" for note in notes]
+        parts += [f"<p>{escape(_LEDGER)}</p>", _as_table(_named(ledger))]
+    parts += [f"<p>{escape(_printable(note))}</p>" for note in notes]
     if len(statements):
         parts.append(_statements_as_html(statements))
     return "\n".join([_OPEN, *parts, "</div>"])
@@ -65,8 +68,23 @@ def json_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _tell(findings: pd.DataFrame) -> Iterator[_Told]:
     for row in findings.itertuples():
-        yield _Told(f"{row.severity.upper()} {row.finding}", row.where, row.revision,
-                    (("seen", row.evidence), ("effect", row.effect), ("do", row.advice)))
+        where, revision, *texts = map(_printable, (row.where, row.revision, row.evidence, row.effect, row.advice))
+        yield _Told(f"{row.severity.upper()} {row.finding}", where, revision,
+                    tuple(zip(("seen", "effect", "do"), texts)))
+
+
+def _named(ledger: pd.DataFrame) -> pd.DataFrame:
+    return ledger.assign(revision=ledger["revision"].map(_printable), table=ledger["table"].map(_printable))
+
+
+def _printable(text: str) -> str:
+    """Spell out what cannot be seen: in a terminal it could move the cursor, or forge a line."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _wrapped(text: str, label: str = "") -> list[str]:
+    return wrap(text, _WIDTH, initial_indent=label, subsequent_indent=" " * len(label),
+                break_long_words=False, break_on_hyphens=False)
 
 
 def _finding_as_html(told: _Told) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from appkit import wording
 from appkit.script import Script
 from appkit.snapshots import Comparison, TableLedger, shortened
 from appkit.watching import Statement
@@ -98,41 +99,23 @@ def _accepted(finding: Finding, script: Script) -> Finding:
 
 # ---- what fails
 
-_WAY_OUT = {
-    "not null": "In three steps: 1. a revision that leaves the column nullable; 2. one that fills it, "
-                "op.execute(\"UPDATE {table} SET {column} = … WHERE {column} IS NULL\"); 3. one that sets "
-                "nullable=False, when no NULL is left.",
-    "unique": "In three steps: 1. find the rows that share a value and decide which keeps it; 2. a revision that "
-              "changes or merges the others; 3. one that adds the unique constraint.",
-    "check": "In three steps: 1. look at the rows that break the rule; 2. a revision that corrects them; "
-             "3. one that adds the check.",
-    "foreign key": "In three steps: 1. look at the rows that refer to what is not there, or is about to go; 2. a revision "
-                   "that repoints or deletes them; 3. one that makes the change.",
-}
-
-
 def _failures(step: Step) -> Iterator[Finding]:
     failure = step.failure
     if failure is None:
         return
-    obstacle = failure.obstacle
-    where, evidence, advice = "", failure.reason, "Correct the revision and rehearse again."
-    if obstacle:
-        where = obstacle.table
-        if obstacle.column and obstacle.kind in ("not null", "unique"):
-            where = f"{obstacle.table}.{obstacle.column}"
-        evidence = f"{failure.reason}; {_rows(obstacle.rows)} in the way: {obstacle.what} ({_few(obstacle.keys, obstacle.rows)})"
-        advice = _WAY_OUT[obstacle.kind].format(table=obstacle.table, column=obstacle.column or "…")
+    where, evidence, advice = "", failure.reason, wording.CORRECT
+    if obstacle := failure.obstacle:
+        named = obstacle.column and obstacle.kind in ("not null", "unique")
+        where = f"{obstacle.table}.{obstacle.column}" if named else obstacle.table
+        evidence += (f"; {_rows(obstacle.rows)} in the way: {obstacle.what} "
+                     f"({_few(obstacle.keys, obstacle.rows)})")
+        advice = wording.THREE_STEPS[obstacle.kind].format(table=obstacle.table, column=obstacle.column or "…")
     if failure.statement:
         evidence += f"; statement: {_short(failure.statement)}"
     rest = f" Not rehearsed, so unknown: {', '.join(step.not_reached)}." if step.not_reached else ""
-    yield Finding(step.revision, "failure", "fails", where, evidence,
-                  f"The upgrade stops here.{rest}", advice)
+    yield Finding(step.revision, "failure", "fails", where, evidence, f"The upgrade stops here.{rest}", advice)
     if step.left_behind:
-        yield Finding(step.revision, "failure", "half-applied", where, step.left_behind,
-                      "The failed revision leaves the database between two revisions: it can neither be run again nor "
-                      "taken back.",
-                      "Use appkit.Migrate in place of flask_migrate.Migrate: it makes SQLite migrations atomic.")
+        yield Finding(step.revision, "failure", "half-applied", where, step.left_behind, *wording.HALF_APPLIED)
 
 
 # ---- what is lost
@@ -201,50 +184,37 @@ def _rows_lost(step: Step, pair: Pair, lost: _Lost) -> Finding:
     if parent:
         return Finding(step.revision, "loss", "children-lost", pair.name, f"{evidence}; by: {_short(parent)}",
                        f"Rows that the revision never names went with the table they refer to{undone}.",
-                       "A batch recreates the table by DROP TABLE, which deletes its rows first while foreign keys are on. "
-                       "Use appkit.Migrate, which switches them off for the migration and checks them before the commit; "
-                       "or, where rows were deleted on purpose, delete these on purpose too.")
-    advice = "Keep the rows, or write a downgrade that brings them back, or accept the loss in the revision file."
+                       wording.CHILDREN_GONE)
     new = next((other for other in step.pairs if other.before is None and other.ledger.after == 0), None)
+    advice = wording.KEEP_ROWS
     if pair.after is None and new is not None:
-        advice = (f"Table {new.after} appears empty in the same revision. If it is {pair.before} under a new name, use "
-                  f"op.rename_table({pair.before!r}, {new.after!r}) in place of create and drop.")
+        advice = wording.RENAMED_TABLE.format(old=pair.before, new=new.after)
     return Finding(step.revision, "loss", "rows-lost", pair.name, evidence, f"These rows are deleted{undone}.", advice)
 
 
 def _values_lost(step: Step, pair: Pair, column: Any, count: int) -> Finding:
-    undone = _not_undone(step)
-    comparison = pair.comparison
     if _dropped(pair, column.was) and column.column == column.was:
-        where = f"{pair.name}.{column.was}"
-        evidence = f"{count} of {_rows(pair.ledger.before)} held a value{_samples(comparison, column.was)}"
-        return Finding(step.revision, "loss", "values-lost", where, evidence,
-                       f"The column is dropped with its values{undone}.", _rename_advice(pair, column.was))
+        told = ", ".join(f"{key}: {shortened(value)}" for key, value in pair.comparison.sample_of(column.was))
+        return Finding(step.revision, "loss", "values-lost", f"{pair.name}.{column.was}",
+                       f"{count} of {_rows(pair.ledger.before)} held a value" + (f" ({told})" if told else ""),
+                       f"The column is dropped with its values{_not_undone(step)}.", _rename_advice(pair, column.was))
     where = f"{pair.name}.{column.column}"
-    samples = comparison.sample_changes(column.was, column.column)
+    samples = pair.comparison.sample_changes(column.was, column.column)
     told = "; ".join(f"{key}: {shortened(old)} → {shortened(new)}" for key, old, new in samples)
     parent = _cascading(step.statements, pair.before)
     if column.lost and not column.changed and parent:
-        return Finding(step.revision, "loss", "children-lost", where, f"{_counted(count, 'value')} set to NULL: {told}; by: {_short(parent)}",
-                       f"References that the revision never names were nulled with the table they refer to{undone}.",
-                       "Use appkit.Migrate, which switches foreign keys off for the migration and checks them before the "
-                       "commit.")
-    nulled = not column.changed
-    return Finding(step.revision, "loss", "values-lost" if nulled else "values-changed", where,
-                   f"{count} of {_rows(pair.ledger.before)}: {told}",
-                   f"Values that were there are {'gone' if nulled else 'different'} afterwards{undone}.",
-                   "Convert the values yourself before the change, with op.execute(\"UPDATE …\"), or write a downgrade "
-                   "that brings them back, or accept the change in the revision file.")
+        return Finding(step.revision, "loss", "children-lost", where,
+                       f"{_counted(count, 'value')} set to NULL: {told}; by: {_short(parent)}",
+                       "References that the revision never names were nulled with the table they refer to"
+                       f"{_not_undone(step)}.", wording.CHILDREN_NULLED)
+    name, now = ("values-changed", "different") if column.changed else ("values-lost", "gone")
+    return Finding(step.revision, "loss", name, where, f"{count} of {_rows(pair.ledger.before)}: {told}",
+                   f"Values that were there are {now} afterwards{_not_undone(step)}.", wording.KEEP_VALUES)
 
 
 def _rename_advice(pair: Pair, column: str) -> str:
-    new = [other.column for other in pair.ledger.columns if not other.was]
-    if not new:
-        return ("Keep the column until its values are copied elsewhere, or write a downgrade that brings them back, or "
-                "accept the loss in the revision file.")
-    return (f"Column {', '.join(new)} appears in the same revision: this is how a rename looks that was written as drop and "
-            f"add. To keep the values: batch_op.alter_column({column!r}, new_column_name={new[0]!r}), and the reverse in "
-            "the downgrade.")
+    new = next((other.column for other in pair.ledger.columns if not other.was), None)
+    return wording.RENAMED_COLUMN.format(old=column, new=new) if new else wording.KEEP_COLUMN
 
 
 def _cascading(statements: list[Statement], table: str) -> str:
@@ -282,10 +252,7 @@ def _objects(step: Step) -> Iterator[Finding]:
         what = _object_lost(row, step, dropped, renamed, gone_columns)
         if what:
             where = f"{row.table}.{row.name}" if row.kind == "column" else row.table
-            yield Finding(step.revision, "loss", "objects-lost", where, what,
-                          "What no operation of the revision announced is gone; the database no longer enforces or does it.",
-                          "A batch recreates the table from what SQLAlchemy can reflect of it. Say it again in the "
-                          "revision: table_args=… of batch_alter_table, or op.execute(\"CREATE TRIGGER …\") after it.")
+            yield Finding(step.revision, "loss", "objects-lost", where, what, *wording.OBJECTS_GONE)
 
 
 def _removed(schema: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
@@ -363,16 +330,13 @@ def _inventions(step: Step) -> Iterator[Finding]:
             if column.was and column.invented:
                 told = _values_told(pair.comparison.filled_with(column.column, column.was))
                 yield Finding(step.revision, "warning", "values-invented", where,
-                              f"{column.invented} of {_rows(pair.ledger.before)} had NULL, now: {told}",
-                              "Nobody entered these values; afterwards nothing tells them from real ones.",
-                              "Make sure that the value is true of these rows, or leave them NULL.")
+                              f"{column.invented} of {_rows(pair.ledger.before)} had NULL, now: {told}", *wording.NULLS_FILLED)
             elif not column.was and (default := step.defaults.get((pair.name, column.column))):
                 values = pair.comparison.filled_with(column.column, None)
                 if len(values) == 1 and pair.ledger.kept + pair.ledger.changed:
                     yield Finding(step.revision, "warning", "values-invented", where,
                                   f"all {values[0][1]} rows get {shortened(values[0][0])} (DEFAULT {default})",
-                                  "Nobody entered these values; afterwards nothing tells them from real ones.",
-                                  "Make sure that the default is true of the rows that are there, not only of new ones.")
+                                  *wording.DEFAULT_FILLED)
 
 
 def _values_told(values: list[tuple[Any, int]]) -> str:
@@ -383,34 +347,29 @@ def _values_told(values: list[tuple[Any, int]]) -> str:
 # ---- whether it can be taken back
 
 def _reversal(step: Step) -> Iterator[Finding]:
-    trip = step.trip
-    if trip is None or step.failure:
-        return
+    if step.trip is not None and step.failure is None:
+        if verdict := _verdict(step, step.trip):
+            severity, evidence, said = verdict
+            yield Finding(step.revision, severity, "not-reversible", "", evidence, *said)
+
+
+def _verdict(step: Step, trip: RoundTrip) -> tuple[str, str, tuple[str, str]] | None:
+    """Say how far a round trip did not end where it began: severity, evidence, and what is said of it."""
     if trip.refused:
-        yield Finding(step.revision, "failure", "not-reversible", "", f"refuses: {trip.refused.reason}",
-                      "Once applied, this revision cannot be taken back.",
-                      "Write a downgrade that runs, or accept in the revision file that there is no way back.")
-        return
+        return "failure", f"refuses: {trip.refused.reason}", wording.REFUSES
     lost = [f"{pair.name}: {told}" for pair in trip.back_pairs if (told := _missing(pair.ledger))]
     schema = [f"{row.change} {row.kind} {row.table}.{row.name}" for row in _lasting(trip.back_schema)]
     if trip.again_failed:
-        yield Finding(step.revision, "failure", "not-reversible", "",
-                      f"fails the second time: {trip.again_failed.reason}" + (f"; {'; '.join(schema[:3])}" if schema else ""),
-                      "After a downgrade the upgrade cannot be run again.",
-                      "Let the downgrade undo all that the upgrade does.")
-    elif schema:
-        yield Finding(step.revision, _going_back(step), "not-reversible", "",
-                      f"lossy: after the downgrade, {'; '.join((schema + lost)[:4])}",
-                      "The downgrade does not restore the schema.", "Let the downgrade undo all that the upgrade does.")
-    elif lost:
-        yield Finding(step.revision, _going_back(step), "not-reversible", "",
-                      f"schema only: after the downgrade, {'; '.join(lost[:4])}",
-                      "The downgrade restores the schema, but not what stood in it.",
-                      "Keep what the downgrade needs until nobody will go back, or accept it in the revision file.")
-    elif again := _again(trip):
-        yield Finding(step.revision, "warning", "not-reversible", "",
-                      f"not the same the second time: {again}", "Going back and up again does not end where the first "
-                      "upgrade ended.", "Make the revision give the same result each time.")
+        told = "; ".join([trip.again_failed.reason, *schema[:3]])
+        return "failure", f"fails the second time: {told}", wording.SECOND_TIME
+    if schema:
+        told = "; ".join((schema + lost)[:4])
+        return _going_back(step), f"lossy: after the downgrade, {told}", wording.LOSSY
+    if lost:
+        return _going_back(step), f"schema only: after the downgrade, {'; '.join(lost[:4])}", wording.SCHEMA_ONLY
+    if again := _again(trip):
+        return "warning", f"not the same the second time: {again}", wording.OTHERWISE
+    return None
 
 
 def _going_back(step: Step) -> str:
@@ -459,11 +418,6 @@ def _rows(count: int) -> str:
 
 def _few(keys: tuple[str, ...], total: int) -> str:
     return ", ".join(keys) + (", …" if len(keys) < total else "")
-
-
-def _samples(comparison: Comparison, column: str) -> str:
-    told = ", ".join(f"{key}: {shortened(value)}" for key, value in comparison.sample_of(column))
-    return f" ({told})" if told else ""
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Private folders for copies of production data: only their owner reads them, and none outlives its process for long."""
+"""Private folders for copies of production data: only their owner reads them, none outlives its process for long."""
 import fcntl
 import os
 import shutil

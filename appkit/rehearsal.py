@@ -113,8 +113,8 @@ class _Run:
         after = self._look(before, touched)
         pairs = self._pairs(before, after, statements)
         schema = self._differences(before, after)
-        facts = dict(revision=revision, script=self.standin.script(revision), statements=statements, pairs=pairs, schema=schema,
-                     defaults=_defaults(after.schema))
+        facts = dict(revision=revision, script=self.standin.script(revision), statements=statements, pairs=pairs,
+                     schema=schema, defaults=_defaults(after.schema))
         if failure:
             return Step(**facts, failure=failure, left_behind=_left_behind(pairs, schema), not_reached=rest), after
         self._note_added(pairs)
@@ -170,8 +170,8 @@ class _Run:
         tables = {}
         for table in found:
             old = before.tables.get(table.name) if before else None
-            same = old is not None and old.table == table
-            if same and touched is not None and table.name.lower() not in touched and before.storage.get(table.name) == storage.get(table.name):
+            untouched = touched is not None and table.name.lower() not in touched
+            if untouched and old and old.table == table and before.storage[table.name] == storage[table.name]:
                 tables[table.name] = old
             else:
                 names = tuple(column.name for column in table.columns)
@@ -242,9 +242,11 @@ def _differing(revision: str, models: pd.DataFrame, database: pd.DataFrame) -> I
         in_models = (table, kind, name, definition) in wanted
         told = f"{kind} {name or definition}" if kind != "table" else "the table"
         told += f" ({definition})" if name and definition and kind == "column" else ""
+        here, not_there, wish = (("models", "database", "create it") if in_models else
+                                 ("database", "models", "drop or change it"))
         yield Finding(revision, "warning", "drift", f"{table}.{name}" if kind == "column" else table,
-                      f"{told} is {'in the models, not in the database' if in_models else 'in the database, not in the models'}",
-                      "The next `flask db migrate` will want to " + ("create it." if in_models else "drop or change it."),
+                      f"{told} is in the {here}, not in the {not_there}",
+                      f"The next `flask db migrate` will want to {wish}.",
                       "Let the models and the migrations say the same: add it to the one that lacks it.")
 
 

@@ -59,8 +59,8 @@ class Rehearsal:
         lost, what stands there after = kept + changed + filled. `was` is the column's name before, '' for a new one; a
         column that is gone stands under its old name.
     statements
-        A row per statement: seconds; rows (as the driver counts them, missing where it does not); `rewritten`, the tables
-        written anew. `locks`, `waits` and `scanned` are missing where the database was not asked.
+        A row per statement: seconds; rows (as the driver counts them, missing where it does not); `rewritten`, the
+        tables written anew. `locks`, `waits` and `scanned` are missing where the database was not asked.
     schema
         A row per object that differs: revision, change, kind, table, name, before, after.
     """
@@ -97,8 +97,8 @@ class Rehearsal:
         Returns
         -------
         DataFrame, one row per value, by key, then in the columns' order
-            Columns: key (the value, a tuple of several, or None where nothing tells rows apart), column, before, after (None
-            where there is no value). A row that is gone has its values in before, a new one in after.
+            Columns: key (the value, a tuple of several, or None where nothing tells rows apart), column, before, after
+            (None where there is no value). A row that is gone has its values in before, a new one in after.
 
         Raises
         ------
@@ -166,7 +166,8 @@ class Rehearsal:
     @property
     def _moved(self) -> pd.DataFrame:
         """The ledger's rows of tables in which something differs."""
-        return self.ledger[(self.ledger["kept"] != self.ledger["before"]) | (self.ledger["after"] != self.ledger["before"])]
+        counts = self.ledger
+        return counts[(counts["kept"] != counts["before"]) | (counts["after"] != counts["before"])]
 
     @property
     def _notes(self) -> list[str]:
@@ -232,7 +233,8 @@ def _statements(steps: list[Step]) -> pd.DataFrame:
 
 
 def _schema(steps: list[Step]) -> pd.DataFrame:
-    frames = [step.schema.assign(revision=pd.array([step.revision] * len(step.schema), dtype="string")) for step in steps]
+    frames = [step.schema.assign(revision=pd.array([step.revision] * len(step.schema), dtype="string"))
+              for step in steps]
     names = ["revision", "change", "kind", "table", "name", "before", "after"]
     if not frames:
         return pd.DataFrame({name: pd.array([], dtype="string") for name in names})

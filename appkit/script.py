@@ -1,6 +1,7 @@
 """What a revision file says of itself: what it drops on purpose, and what its author accepted."""
 import ast
 import re
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Script:
 
     @cached_property
     def _strings(self) -> list[str]:
-        return [node.value for node in self._upgrade if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        return list(_texts(self._upgrade))
 
     @cached_property
     def _calls(self) -> list[tuple[str, set[str], set[str]]]:
@@ -49,11 +50,15 @@ class Script:
         for node in self._upgrade:
             if isinstance(node, ast.Call):
                 inside = list(ast.walk(node))
-                strings = {part.value for part in inside if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+                strings = set(_texts(inside))
                 keywords = {part.arg for part in inside if isinstance(part, ast.keyword) and part.arg}
                 keywords |= {_called(part) for part in inside if isinstance(part, ast.Call)}
                 found.append((_called(node), strings, keywords))
         return found
+
+
+def _texts(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    return (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
 def _called(node: ast.Call) -> str:

@@ -59,7 +59,8 @@ class StandIn:
             return list(reversed(list(self.scripts.iterate_revisions(to, heads, implicit_base=True))))
         except (CommandError, RevisionError, ValueError) as reason:
             known = ", ".join(sorted(script.revision for script in self.scripts.walk_revisions()))
-            raise RehearsalError(f"Cannot rehearse to {to!r}: {reason}. The history has: {known or 'nothing'}.") from reason
+            raise RehearsalError(
+                f"Cannot rehearse to {to!r}: {reason}. The history has: {known or 'nothing'}.") from reason
 
     def heads(self) -> list[str]:
         """Give the revisions that the copy stands at."""

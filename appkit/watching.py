@@ -62,8 +62,8 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         listeners = [(Engine, "do_connect", self._on_do_connect), (Pool, "connect", self._on_connect),
-                     (Engine, "before_cursor_execute", self._on_before), (Engine, "after_cursor_execute", self._on_after),
-                     (Engine, "handle_error", self._on_error)]
+                     (Engine, "before_cursor_execute", self._on_before),
+                     (Engine, "after_cursor_execute", self._on_after), (Engine, "handle_error", self._on_error)]
         for target, name, listener in listeners:
             event.listen(target, name, listener)
             self._exit.callback(event.remove, target, name, listener)
@@ -149,7 +149,8 @@ class Watch:
         if names and names <= {self._version_table.lower(), "sqlite_master"}:
             return False
         return statement.wrote or not re.match(
-            rf"\s*(PRAGMA|BEGIN|SAVEPOINT|RELEASE|SELECT sqlite_version|SELECT\b.*\b(sqlite_master|{re.escape(self._version_table)})\b)",
+            r"\s*(PRAGMA|BEGIN|SAVEPOINT|RELEASE|SELECT sqlite_version|"
+            rf"SELECT\b.*\b(sqlite_master|{re.escape(self._version_table)})\b)",
             statement.text, re.IGNORECASE | re.DOTALL)
 
     def _add(self, statement: Statement) -> None:

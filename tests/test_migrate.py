@@ -293,6 +293,20 @@ def test_orphans_of_a_second_revision_are_refused_too(make):
     assert project.read("SELECT version_num FROM alembic_version") == [("2",)]
 
 
+def test_orphans_that_another_connection_made_meanwhile_are_not_blamed(make):
+    project = make()
+    project.begin()
+    project.write("2", 'op.execute("DELETE FROM book WHERE id = 10")', after="1")
+    project.write("3", f"""import sqlite3
+    other = sqlite3.connect({str(project.place)!r})
+    other.execute("INSERT INTO book VALUES (13, 99)")
+    other.commit()
+    other.close()
+    op.execute("DELETE FROM book WHERE id = 11")""", after="2")
+    flask_migrate.upgrade()
+    assert project.read("SELECT id FROM book") == [(12,), (13,)]
+
+
 def test_a_history_of_new_tables_is_not_checked_at_every_revision(make):
     project = make()
     project.begin()

@@ -210,8 +210,9 @@ BY_HAND = ["""create table [user](id integer primary key, "name" varchar ( 80 ) 
            check( "age">-1 ), constraint "fk" foreign key(age) references "user" on delete cascade)""",
            "create index ix on user(\"name\" collate BINARY asc) where `age`>0"]
 BY_TOOL = ["""CREATE TABLE user (\n\tid INTEGER NOT NULL, \n\tname VARCHAR(80) NOT NULL, \n\tage INT DEFAULT 1, \n\t
-           PRIMARY KEY (id), \n\tUNIQUE (name), CHECK (age > - 1), \n\tCONSTRAINT fk FOREIGN KEY(age) REFERENCES user (id)
-           ON DELETE CASCADE ON UPDATE NO ACTION)""", "CREATE INDEX ix ON user (name) WHERE age > 0"]
+           PRIMARY KEY (id), \n\tUNIQUE (name), CHECK (age > - 1), \n\tCONSTRAINT fk FOREIGN KEY(age)
+           REFERENCES user (id) ON DELETE CASCADE ON UPDATE NO ACTION)""",
+           "CREATE INDEX ix ON user (name) WHERE age > 0"]
 
 
 def test_the_same_written_differently_is_equal(make):

@@ -7,9 +7,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 _NAME = r'(?:"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|[^\s"`\[\](),.;]+)'
-_RENAME = re.compile(rf"\s*ALTER\s+TABLE\s+({_NAME}(?:\.{_NAME})?)\s+RENAME\s+(?:COLUMN\s+)?({_NAME})\s+TO\s+({_NAME})\s*;?\s*$",
-                     re.IGNORECASE)
-_RENAME_TABLE = re.compile(rf"\s*ALTER\s+TABLE\s+({_NAME}(?:\.{_NAME})?)\s+RENAME\s+TO\s+({_NAME})\s*;?\s*$", re.IGNORECASE)
+_ALTER = rf"\s*ALTER\s+TABLE\s+({_NAME}(?:\.{_NAME})?)\s+RENAME\s+"
+_RENAME = re.compile(rf"{_ALTER}(?:COLUMN\s+)?({_NAME})\s+TO\s+({_NAME})\s*;?\s*$", re.IGNORECASE)
+_RENAME_TABLE = re.compile(rf"{_ALTER}TO\s+({_NAME})\s*;?\s*$", re.IGNORECASE)
 _COPY = re.compile(rf"\s*INSERT\s+INTO\s+({_NAME})\s*\((.*?)\)\s*SELECT\s+(.*)\s+FROM\s+({_NAME})\s*;?\s*$",
                    re.IGNORECASE | re.DOTALL)
 _ADD = re.compile(rf"\s*ALTER\s+TABLE\s+({_NAME})\s+ADD\b", re.IGNORECASE)
@@ -51,13 +51,16 @@ def find_renames(statements: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
 def find_table_renames(statements: Iterable[str]) -> dict[str, str]:
     """Give the tables that ALTER TABLE … RENAME TO carried on under other names: {new: old}, in lower case."""
     now: dict[str, str] = {}
+    dropped: dict[str, str] = {}
     for text in statements:
         if match := _DROP.match(text):
-            now.pop(_plain(match[1]).lower(), None)
+            name = _plain(match[1]).lower()
+            dropped[name] = now.pop(name, name)
         elif match := _RENAME_TABLE.match(text):
             old, new = _plain(match[1]).lower(), _plain(match[2]).lower()
-            now[new] = now.pop(old, old)
-    return now
+            # A batch's successor takes the place of the table that it was copied from, whatever that was called before.
+            now[new] = dropped.get(new, new) if old.startswith(_TEMPORARY) else now.pop(old, old)
+    return {new: old for new, old in now.items() if new != old}
 
 
 def _plain(name: str) -> str:
