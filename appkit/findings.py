@@ -139,8 +139,14 @@ def _losses(step: Step) -> Iterator[Finding]:
         if lost.rows:
             yield _rows_lost(step, pair, lost)
         for column in pair.ledger.columns:
-            if lost.values.get(column.was):
+            if lost.values.get(column.was) and not _is_generated(pair, column.was):
                 yield _values_lost(step, pair, column, lost.values[column.was])
+
+
+def _is_generated(pair: Pair, column: str) -> bool:
+    """A generated column says nothing that the columns it is computed from do not."""
+    before = pair.comparison.before
+    return before.table.columns[before.position(column)].generated
 
 
 def _lost_for_good(pair: Pair, trip: RoundTrip | None) -> _Lost:

@@ -241,7 +241,7 @@ class Comparison:
     def _joinable(self, letter: str, kept: Kept, pair: tuple[int, int], side: int) -> str:
         """Give the SQL of a value in the form in which it equals what it was, or became, at the other revision."""
         if self._retyped(*pair):
-            return _canonical(letter, kept, pair[side])
+            return _canonical(letter, self.before, pair[0], self.after, pair[1])
         if self.before.kinds[pair[0]] == self.after.kinds[pair[1]]:
             return f"{letter}.c{pair[side]}"
         return _as_union(f"{letter}.c{pair[side]}", kept.kinds[pair[side]])
@@ -434,14 +434,16 @@ class Comparison:
         rows = self._one(f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {mine} WHERE gone)")
         few = self._connection.execute(f"SELECT DISTINCT {keys} FROM {mine} WHERE gone ORDER BY ALL LIMIT 3").fetchall()
         values = self._connection.execute(f"SELECT place, count(*) FROM {mine} WHERE NOT gone GROUP BY place").fetchall()
-        told = tuple(", ".join(f"{self.before.names[b]}={value}" for (b, _), value in zip(self.key, row)) for row in few)
+        told = tuple(", ".join(f"{self.before.names[b]}={shortened(value)}" for (b, _), value in zip(self.key, row)) for row in few)
         return rows, told, {self.before.names[place]: count for place, count in values}
 
     def _value_gone(self, b: int, a: int) -> str:
         return f"(a.c{a} IS NULL OR NOT ({self._same(b, a)}))"
 
     def _key_value(self, b: int, a: int) -> str:
-        return f"coalesce({self._joinable('b', self.before, (b, a), 0)}, {self._joinable('a', self.after, (b, a), 1)})"
+        if self.before.kinds[b] == self.after.kinds[a]:
+            return f"coalesce(b.c{b}, a.c{a})"
+        return f"coalesce({_boxed('b', self.before, b)}, {_boxed('a', self.after, a)})"
 
     def _cells(self) -> str:
         gone = self._gone()
@@ -487,9 +489,9 @@ class Comparison:
     def _lost_cells(self, name: str) -> str:
         """Write the values of `before` that are gone or others into a temporary table; give its name.
 
-        A row per value: key0 … (as text), place (of the column), gone (whether its whole row is).
+        A row per value: key0 …, place (of the column), gone (whether its whole row is).
         """
-        keys = ", ".join(f"{_canonical('b', self.before, b)} AS key{place}" for place, (b, _) in enumerate(self.key))
+        keys = ", ".join(f"b.c{b} AS key{place}" for place, (b, _) in enumerate(self.key))
         mapped = dict(self.pairs + self.carried)
         parts = []
         for b in range(len(self.before.names)):
@@ -568,10 +570,21 @@ def _member(letter: str, kept: Kept, place: int, kind: str) -> str | None:
     return f"union_extract({letter}.c{place}, '{kind}')" if held == _SEVERAL else None
 
 
-def _canonical(letter: str, kept: Kept, place: int) -> str:
-    """Give the SQL of a value as text in which 1 and 1.0 and '1' are the same: for columns that changed their type."""
-    forms = {"i": "{0}::VARCHAR", "t": "{0}", "b": "'x' || hex({0})", "x": "'y' || hex({0})",
-             "r": "CASE WHEN {0} = trunc({0}) AND abs({0}) < 9e18 THEN {0}::BIGINT::VARCHAR ELSE {0}::VARCHAR END"}
+def _canonical(letter: str, before: Kept, b: int, after: Kept, a: int) -> str:
+    """Give the SQL of a value as text that is the same before and after where `_equal` says that the value survived.
+
+    1 and 1.0 and '1' are one; a text is brought to the form of a number where numbers may have become text.
+    """
+    kept, place = (before, b) if letter == "b" else (after, a)
+    number = "CASE WHEN {0} = trunc({0}) AND abs({0}) < 9e18 THEN {0}::BIGINT::VARCHAR ELSE {0}::VARCHAR END"
+    text = "{0}"
+    if before.kinds[b] in ("i", "r", _SEVERAL) and after.kinds[a] in ("t", _SEVERAL):
+        cast = number.format("TRY_CAST({0} AS DOUBLE)")
+        text = f"CASE WHEN regexp_full_match({{0}}, '-?[0-9]+') THEN {{0}} ELSE coalesce({cast}, {{0}}) END"
+    elif after.kinds[a] == "r":
+        text = "regexp_replace({0}, '^(-?[0-9]+)\\.0$', '\\1')"
+    forms = {"i": "{0}::VARCHAR", "r": number, "t": text, "x": "'x' || hex({0})",
+             "b": f"coalesce({text.format('TRY(decode({0}))')}, 'x' || hex({{0}}))"}
     members = [(_member(letter, kept, place, kind), form) for kind, form in forms.items()]
     held = ", ".join(form.format(member) for member, form in members if member)
     return f"coalesce({held})" if held else "NULL::VARCHAR"
@@ -606,6 +619,10 @@ def _equal(old: str | None, new: str | None, kinds: str) -> str | None:
         "rt": "(TRY_CAST({1} AS DOUBLE) = {0})",
         "ti": "({0} = {1}::VARCHAR)",
         "tr": "({0} = {1}::VARCHAR OR {0} || '.0' = {1}::VARCHAR)",
+        "ib": "(encode({0}::VARCHAR) = {1})",
+        "bi": "({0} = encode({1}::VARCHAR))",
+        "rb": "(TRY_CAST(TRY(decode({1})) AS DOUBLE) = {0})",
+        "br": "({0} = encode({1}::VARCHAR) OR {0} = encode(regexp_replace({1}::VARCHAR, '\\.0$', '')))",
         "tb": "(encode({0}) = {1})",
         "bt": "({0} = encode({1}))",
         "xb": "({0} = {1})",

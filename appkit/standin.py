@@ -18,7 +18,7 @@ from flask import Flask
 from sqlalchemy import URL, Engine
 
 from appkit.databases import engine_of
-from appkit.errors import RehearsalError
+from appkit.errors import AppkitError, RehearsalError, reason_of
 from appkit.script import Script
 
 _OURS = ("sqlalchemy", "migrate")
@@ -107,8 +107,10 @@ def read_scripts(app: Flask) -> ScriptDirectory:
         with app.app_context(), no_bytecode():
             scripts = ScriptDirectory.from_config(configured.migrate.get_config(configured.directory))
             list(scripts.walk_revisions())
-    except (CommandError, RevisionError, KeyError) as reason:
-        raise RehearsalError(f"Cannot read the history in {configured.directory!r}: {reason}") from reason
+    except AppkitError:
+        raise
+    except Exception as reason:  # to read a history is to run its files, which may raise anything
+        raise RehearsalError(f"Cannot read the history: {reason_of(reason)}. diagnose(app) says more.") from reason
     return scripts
 
 

@@ -70,13 +70,11 @@ def same(old: Value, new: Value, *, retyped: bool) -> bool:
     """Whether a value, neither being NULL, is the one it was: by kind and value; where the type changed, by value."""
     (kind, value), (kind_now, value_now) = old, new
     numbers = ("integer", "real")
-    if kind == kind_now or retyped and kind in numbers and kind_now in numbers:
+    if kind == kind_now or retyped and (kind in numbers) == (kind_now in numbers):
         return value == value_now
-    if not retyped or {kind, kind_now} & {*numbers} and "blob" in (kind, kind_now):
+    if not retyped:
         return False
-    if "blob" in (kind, kind_now):
-        return value == value_now
-    if kind == "text":  # a number must be just what the text said
+    if kind_now in numbers:  # it must be just what the text said
         return value.decode("latin-1") in forms(value_now)
     return gives_back(value_now, value)
 

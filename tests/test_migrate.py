@@ -320,6 +320,15 @@ def test_a_history_of_new_tables_is_not_checked_at_every_revision(make):
     assert [text for text in checks if "foreign_key_check" in text] == []
 
 
+def test_values_refer_as_the_parents_type_says(make):
+    project = make()
+    project.begin("CREATE TABLE code (c TEXT PRIMARY KEY); CREATE TABLE use (id INTEGER PRIMARY KEY, c INT "
+                  "REFERENCES code); INSERT INTO code VALUES ('05'), ('6')")
+    project.write("2", 'op.execute("INSERT INTO use VALUES (1, 5), (2, 6)")', after="1")
+    with pytest.raises(OrphanedRowsError, match=r"1 row of use \(id=1\) by c to code"):
+        flask_migrate.upgrade.__wrapped__()
+
+
 def test_hostile_names_and_values_are_named_as_they_are(make):
     project = make()
     project.begin("""
@@ -558,9 +567,9 @@ def test_an_env_that_passes_its_own_hook_writes_no_empty_revision(make):
 
 def test_an_env_that_passes_the_same_option_is_served(make):
     project = make()
-    project.replace_in_env("**conf_args", "compare_server_default=False, **conf_args")
     project.model("author", sa.Column("name", sa.Text))
     flask_migrate.migrate(rev_id="1")
+    project.replace_in_env("**conf_args", "compare_server_default=False, **conf_args")
     flask_migrate.upgrade()
     project.model("author", sa.Column("name", sa.Text, server_default="x"))
     flask_migrate.migrate(rev_id="2")
@@ -787,6 +796,17 @@ def test_loggers_are_as_they_were_when_the_database_cannot_be_opened(make, tmp_p
     with pytest.raises(sa.exc.OperationalError):
         flask_migrate.upgrade()
     assert {key: state for key, state in logger_states().items() if key in before} == before
+
+
+def test_a_logger_that_only_alembic_ini_knows_is_left_untouched(make):
+    project = make()
+    project.write("1")
+    path = project.folder / "alembic.ini"
+    text = path.read_text().replace("keys = root,", "keys = root,fresh,", 1)
+    path.write_text(text + "\n[logger_fresh]\nlevel = ERROR\nhandlers = console\nqualname = fresh.logger\n")
+    flask_migrate.upgrade()
+    fresh = logging.getLogger("fresh.logger")
+    assert (fresh.level, fresh.handlers) == (logging.NOTSET, [])
 
 
 def test_handlers_go_on_writing(make, tmp_path):

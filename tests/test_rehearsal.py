@@ -467,3 +467,16 @@ def test_what_is_written_past_sqlalchemy_is_seen_all_the_same(rehearsed):
     seen = rehearsed(USERS, "import sqlite3\nconnection = sqlite3.connect(op.get_bind().engine.url.database)\n"
                      "connection.execute('UPDATE user SET age = 0')\nconnection.commit()\nconnection.close()", down=False)
     assert seen.ledger["changed"].item() == 3 and ("loss", "values-changed", "user.age") in found(seen)
+
+
+def test_a_generated_column_loses_nothing_of_its_own(rehearsed):
+    seen = rehearsed("CREATE TABLE t (id INTEGER PRIMARY KEY, a INT, g INT AS (a * 2), s INT AS (a + 1) STORED);"
+                     "INSERT INTO t (a) VALUES (1), (2);", "op.execute('UPDATE t SET a = a + 1 WHERE id = 1')", down=False)
+    assert found(seen) == [("loss", "values-changed", "t.a")]
+
+
+def test_a_revision_file_that_python_cannot_read_cannot_be_rehearsed(tmp_path):
+    app = make_app(tmp_path, USERS)
+    write_revision(app, "1", "this is no Python")
+    with pytest.raises(appkit.RehearsalError, match="Cannot read the history: SyntaxError"):
+        appkit.rehearse(app)

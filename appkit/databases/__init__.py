@@ -42,6 +42,7 @@ class Column(NamedTuple):
     name: str
     type: str
     nullable: bool
+    generated: bool = False  # computed by the database from other columns
 
 
 class Table(NamedTuple):

@@ -99,7 +99,8 @@ def _look_at(connection: Connection, name: str, sql: str, *, names: dict[str, st
     key = tuple(row.name for row in sorted(infos, key=lambda row: row.pk) if row.pk)
     # A primary key without an index of its own is the rowid, which is never NULL.
     rowid = bool(key) and not virtual and all(index.origin != "pk" for index in indexes)
-    columns = tuple(Column(row.name, row.type, not (row.notnull or rowid and row.pk)) for row in infos)
+    columns = tuple(Column(row.name, row.type, not (row.notnull or rowid and row.pk), row.hidden in (2, 3))
+                    for row in infos)
     parents = {names.get(_fold(row.table), row.table) for row in _pragma(connection, "foreign_key_list", name)}
     uniques = {unique for index in indexes if (unique := _unique_columns(connection, index))} - {key}
     table = Table(name, columns, key, tuple(sorted(uniques)), tuple(sorted(parents)))
