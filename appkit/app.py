@@ -1,5 +1,6 @@
 """The Flask app: its factory and its few routes."""
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,7 @@ def create_app(database_url: str | URL | None = None, *, migrations: str | Path 
     Migrate(app, db, directory=migrations or find_migrations())
     app.register_blueprint(routes)
     with app.app_context():
-        if db.engine.dialect.name == "sqlite":
-            event.listen(db.engine, "connect", _enforce_foreign_keys)
+        event.listen(db.engine, "connect", _enforce_foreign_keys)
     return app
 
 
@@ -51,7 +51,8 @@ def find_migrations() -> Path:
 
 
 def _enforce_foreign_keys(connection: Any, _record: Any) -> None:
-    connection.execute("PRAGMA foreign_keys=ON")
+    if isinstance(connection, sqlite3.Connection):  # every other database does so by itself
+        connection.execute("PRAGMA foreign_keys=ON")
 
 
 @routes.app_errorhandler(HTTPException)

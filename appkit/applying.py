@@ -9,7 +9,7 @@ from alembic.util import CommandError, to_tuple
 from appkit.databases import database_of, engine_of
 from appkit.errors import ApplyError, reason_of
 from appkit.history import current_heads
-from appkit.result import Record
+from appkit.record import Record
 from appkit.standin import digest_files, read_scripts
 
 

@@ -336,7 +336,8 @@ def _inventions(step: Step) -> Iterator[Finding]:
             if column.was and column.invented:
                 told = _values_told(pair.comparison.filled_with(column.column, column.was))
                 yield Finding(step.revision, "warning", "values-invented", where,
-                              f"{column.invented} of {_rows(pair.ledger.before)} had NULL, now: {told}", *wording.NULLS_FILLED)
+                              f"{column.invented} of {_rows(pair.ledger.before)} had NULL, now: {told}",
+                              *wording.NULLS_FILLED)
             elif not column.was and (default := step.defaults.get((pair.name, column.column))):
                 values = pair.comparison.filled_with(column.column, None)
                 if len(values) == 1 and pair.ledger.kept + pair.ledger.changed:

@@ -3,22 +3,22 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
 from typing import Any
 
 import pandas as pd
 from flask import Flask
-from sqlalchemy import create_engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import MetaData, create_engine
 from sqlalchemy.pool import NullPool
 
 from appkit.databases import app_of, database_of, engine_of
+from appkit.drift import find_drift
 from appkit.errors import RehearsalError, SourceTouchedError, reason_of
-from appkit.findings import Failure, Finding, Pair, RoundTrip, Step, judge
+from appkit.findings import Failure, Pair, RoundTrip, Step, judge
 from appkit.folders import PrivateFolder
-from appkit.result import Record, Rehearsal, State
+from appkit.record import Record, State
+from appkit.result import Rehearsal
 from appkit.schema import compare_schema, read_schema
 from appkit.snapshots import Snapshots, match_tables
 from appkit.standin import StandIn, keep_loggers, no_bytecode
@@ -55,9 +55,11 @@ def rehearse(app: Flask | None = None, to: str = "head", *, downgrade: bool = Tr
         raise RehearsalError("Another rehearsal is running in this process, and Alembic can only run one at a time. "
                              "Wait for it, or run this one in a process of its own.")
     try:
-        with keep_loggers(), no_bytecode(), warnings.catch_warnings(), ExitStack() as stack:
+        with keep_loggers(), no_bytecode(), warnings.catch_warnings(), ExitStack() as stack, ExitStack() as unfinished:
             warnings.simplefilter("ignore")  # what they warn of is observed here, and a filter must not make it fail
-            return _Run(app, downgrade, stack).rehearse(to)
+            rehearsal = _Run(app, downgrade, stack, unfinished).rehearse(to)
+            unfinished.pop_all()  # the rows that were kept go with the result, and at once where there is none
+            return rehearsal
     finally:
         _one_at_a_time.release()
 
@@ -65,13 +67,14 @@ def rehearse(app: Flask | None = None, to: str = "head", *, downgrade: bool = Tr
 class _Run:
     """One rehearsal, while it goes on."""
 
-    def __init__(self, app: Flask, downgrade: bool, stack: ExitStack) -> None:
+    def __init__(self, app: Flask, downgrade: bool, stack: ExitStack, unfinished: ExitStack) -> None:
         self.app, self.downgrade = app, downgrade
         self.source = engine_of(app)
         self.database = database_of(self.source)
         with app.app_context():
             self.sources = list(app.extensions["sqlalchemy"].engines.values())
         self.kept_folder = PrivateFolder()  # for as long as somebody holds the result
+        unfinished.callback(self.kept_folder.close)
         self.copies = PrivateFolder()
         stack.callback(self.copies.close)
         self.folder = self.copies.path
@@ -82,6 +85,7 @@ class _Run:
         self.watch = stack.enter_context(
             Watch(self.database, self.standin.engine, self.sources, self.version_table))
         self.snapshots = Snapshots(self.kept_folder.path)
+        unfinished.callback(self.snapshots.close)
         self.added: dict[str, frozenset[str]] = {}  # columns that this rehearsal's revisions added, by table
 
     def rehearse(self, to: str) -> Rehearsal:
@@ -100,11 +104,17 @@ class _Run:
             if step.failure:
                 break
         else:
-            findings += self._drift(state, steps)
+            if set(self.standin.heads()) == set(self.standin.scripts.get_heads()):
+                empty = self.database.empty_database(self.folder, self.url)
+                findings += find_drift(pending[-1] if pending else ",".join(start), self._models, empty, state.schema)
         record = Record(app=self.app, snapshots=self.snapshots, folder=self.kept_folder, states=states,
                         start=tuple(start), pending=tuple(pending), to=to, files=self.standin.digest(pending),
                         downgrade=self.downgrade)
         return Rehearsal.of(record, steps, findings)
+
+    @property
+    def _models(self) -> MetaData:
+        return self.app.extensions["sqlalchemy"].metadatas[None]
 
     # ---- one revision
 
@@ -131,7 +141,7 @@ class _Run:
         failure = None
         try:
             run(revision)
-        except (SourceTouchedError, KeyboardInterrupt, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as reason:  # a script may raise anything, SystemExit too
             failed = watch.failed
@@ -191,63 +201,10 @@ class _Run:
         return compare_schema(before.schema, after.schema)
 
     def _note_added(self, pairs: list[Pair]) -> None:
-        for pair in pairs:
-            if pair.before and pair.after:
-                new = {column.column for column in pair.ledger.columns if not column.was}
-                self.added[pair.after] = self.added.get(pair.before, frozenset()) | new
-
-    # ---- the models
-
-    def _drift(self, state: State, steps: list[Step]) -> list[Finding]:
-        """Hold the copy at head against what the models would create."""
-        if set(self.standin.heads()) != set(self.standin.scripts.get_heads()):
-            return []
-        revision = steps[-1].revision if steps else ",".join(self.standin.heads())
-        metadata = self.app.extensions["sqlalchemy"].metadatas[None]
-        if not metadata.tables and state.tables:
-            return [Finding(revision, "warning", "drift", "", f"the models know no table, the database has "
-                            f"{len(state.tables)}: {', '.join(sorted(state.tables)[:3])}",
-                            "The next `flask db migrate` would drop them all.",
-                            "Import the models' module where the app is created.")]
-        try:
-            schema = self._created(metadata)
-        except SQLAlchemyError as reason:
-            return [Finding(revision, "warning", "drift", "", f"not observed: the models cannot create their tables on "
-                            f"this database: {reason_of(reason)}", "Whether models and migrations agree is unknown.",
-                            "Look at the models' types and defaults.")]
-        return list(_differing(revision, schema, state.schema))
-
-    def _created(self, metadata: Any) -> pd.DataFrame:
-        engine = create_engine(self.database.empty_database(self.folder, self.url), poolclass=NullPool)
-        metadata.create_all(engine)
-        return read_schema(engine)
-
-
-_MODELLED = ("table", "column", "primary key", "foreign key", "unique", "check", "index")
-
-
-def _differing(revision: str, models: pd.DataFrame, database: pd.DataFrame) -> Iterator[Finding]:
-    """Compare by what objects are, not by what constraints are called: a name of its own is no drift."""
-    def forms(schema: pd.DataFrame) -> set[tuple[str, str, str, str]]:
-        rows = schema[schema["kind"].isin(_MODELLED)].itertuples()
-        return {(row.table, row.kind, row.name if row.kind in ("table", "column") else "", row.definition)
-                for row in rows}
-
-    wanted, there = forms(models), forms(database)
-    tables = {(form[0], form[1]) for form in wanted ^ there if form[1] == "table"}
-    lone = {table for table, _ in tables if not ({f[0] for f in wanted} & {f[0] for f in there} & {table})}
-    for table, kind, name, definition in sorted(wanted ^ there):
-        if table in lone and kind != "table":
-            continue
-        in_models = (table, kind, name, definition) in wanted
-        told = f"{kind} {name or definition}" if kind != "table" else "the table"
-        told += f" ({definition})" if name and definition and kind == "column" else ""
-        here, not_there, wish = (("models", "database", "create it") if in_models else
-                                 ("database", "models", "drop or change it"))
-        yield Finding(revision, "warning", "drift", f"{table}.{name}" if kind == "column" else table,
-                      f"{told} is in the {here}, not in the {not_there}",
-                      f"The next `flask db migrate` will want to {wish}.",
-                      "Let the models and the migrations say the same: add it to the one that lacks it.")
+        """Follow the columns that this rehearsal added through later renames."""
+        both = [(pair, self.added.get(pair.before, frozenset())) for pair in pairs if pair.before and pair.after]
+        self.added = {pair.after: pair.comparison.new | {name for name, was in pair.comparison.lineage.items() if was in known}
+                      for pair, known in both}
 
 
 def _defaults(schema: pd.DataFrame) -> dict[tuple[str, str], str]:

@@ -2,48 +2,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import pandas as pd
 from flask import Flask
 
+from appkit.applying import Applied, apply
 from appkit.databases import database_of, engine_of
 from appkit.display import count_severities, html_of, json_of, text_of
 from appkit.errors import RehearsalError, UnknownTableError
 from appkit.findings import COLUMNS, UNSAFE, Finding, Pair, Step
-from appkit.folders import PrivateFolder
-from appkit.snapshots import Kept, Snapshots
+from appkit.record import Record
 from appkit.tables import typed_frame
 
 _LEDGER = ["revision", "table", "before", "after", "kept", "changed", "lost", "added"]
 _VALUES = ["revision", "table", "column", "was", "kept", "changed", "lost", "filled"]
 _STATEMENTS = ["revision", "statement", "seconds", "rows", "locks", "waits", "rewritten", "scanned"]
 _DIFFERENCES = ["key", "column", "before", "after"]
-
-
-@dataclass(frozen=True)
-class State:
-    """The copy as it stood at one moment."""
-
-    tables: dict[str, Kept]
-    schema: pd.DataFrame
-    storage: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a rehearsal keeps for later questions: the rows, in a private folder, and what it was a rehearsal of."""
-
-    app: Flask
-    snapshots: Snapshots
-    folder: PrivateFolder
-    states: dict[str, State]  # by revision, the start first
-    start: tuple[str, ...]  # the heads that the database stood at
-    pending: tuple[str, ...]
-    to: str
-    files: dict[str, str]
-    downgrade: bool
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,8 +48,8 @@ class Rehearsal:
     columns: pd.DataFrame
     statements: pd.DataFrame
     schema: pd.DataFrame
-    _record: Record = field()
-    _steps: dict[str, Step] = field()
+    _record: Record
+    _steps: dict[str, Step]
 
     @classmethod
     def of(cls, record: Record, steps: list[Step], findings: list[Finding]) -> Rehearsal:
@@ -128,16 +104,14 @@ class Rehearsal:
         return typed_frame(kept.names, [column.type for column in kept.table.columns], rows,
                            database_of(engine_of(self._record.app)))
 
-    def apply(self) -> Any:
-        """Upgrade the real database to what was rehearsed, and only to that, after a backup; give an `Applied`.
+    def apply(self) -> Applied:
+        """Upgrade the real database to what was rehearsed, and only to that, after a backup; say where the backup is.
 
         Raises
         ------
         ApplyError
             When the rehearsal was not safe, or the database or the revision files are no longer those rehearsed.
         """
-        from appkit.applying import apply
-
         return apply(self._record, safe=self.safe)
 
     def to_dict(self) -> dict[str, Any]:

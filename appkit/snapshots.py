@@ -79,7 +79,9 @@ class Snapshots:
     """The rows of every table at every revision, in a DuckDB file of a private folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._connection = duckdb.connect(str(folder / "snapshots.duckdb"))
+        path = folder / "snapshots.duckdb"
+        self._connection = duckdb.connect(str(path))
+        path.chmod(0o600)
         self._connection.execute("SET memory_limit = '1GB'; SET preserve_insertion_order = false")
         self._number = 0
         self._relations: set[str] = set()
@@ -187,6 +189,7 @@ class Comparison:
         self.before, self.after = before, after
         self.pairs = [(before.position(was), after.position(name)) for name, was in lineage.items()]
         self.lineage = lineage
+        self.new = frozenset(name for name in after.names if name not in lineage)
         self.carried: list[tuple[int, int]] = []
         self.key = [] if before.relation == after.relation else self._find_key()
 
@@ -429,7 +432,9 @@ class Comparison:
         width = len(self.key)
         if back is not None and [b for b, _ in back.key] == [b for b, _ in self.key]:
             keys = ", ".join([*(f"key{place}" for place in range(width)), "place"])
-            mine = f"(SELECT * FROM {mine} SEMI JOIN {back._lost_cells('lost_back')} USING ({keys}))"
+            # A row that came back with another value in it has lost a value, not itself.
+            mine = (f"(SELECT {keys}, up.gone AND back.gone AS gone FROM {mine} up "
+                    f"JOIN {back._lost_cells('lost_back')} back USING ({keys}))")
         keys = ", ".join(f"key{place}" for place in range(width))
         rows = self._one(f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {mine} WHERE gone)")
         few = self._connection.execute(f"SELECT DISTINCT {keys} FROM {mine} WHERE gone ORDER BY ALL LIMIT 3").fetchall()
@@ -578,7 +583,7 @@ def _canonical(letter: str, before: Kept, b: int, after: Kept, a: int) -> str:
     kept, place = (before, b) if letter == "b" else (after, a)
     number = "CASE WHEN {0} = trunc({0}) AND abs({0}) < 9e18 THEN {0}::BIGINT::VARCHAR ELSE {0}::VARCHAR END"
     text = "{0}"
-    if before.kinds[b] in ("i", "r", _SEVERAL) and after.kinds[a] in ("t", _SEVERAL):
+    if before.kinds[b] in ("i", "r", _SEVERAL) and after.kinds[a] in ("t", "b", _SEVERAL):
         cast = number.format("TRY_CAST({0} AS DOUBLE)")
         text = f"CASE WHEN regexp_full_match({{0}}, '-?[0-9]+') THEN {{0}} ELSE coalesce({cast}, {{0}}) END"
     elif after.kinds[a] == "r":

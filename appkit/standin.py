@@ -19,6 +19,7 @@ from sqlalchemy import URL, Engine
 
 from appkit.databases import engine_of
 from appkit.errors import AppkitError, RehearsalError, reason_of
+from appkit.loggers import Loggers
 from appkit.script import Script
 
 _OURS = ("sqlalchemy", "migrate")
@@ -124,19 +125,13 @@ def digest_files(scripts: ScriptDirectory, revisions: list[str]) -> dict[str, st
 @contextmanager
 def keep_loggers() -> Iterator[None]:
     """Leave every logger as it was, and be quiet below warnings meanwhile: env.py sets logging up anew at each run."""
-    root, manager = logging.getLogger(), logging.getLogger().manager
-    loggers = [root, *(found for found in manager.loggerDict.values() if isinstance(found, logging.Logger))]
-    before = [(logger, logger.level, logger.disabled, logger.propagate, logger.handlers[:]) for logger in loggers]
-    level = manager.disable
+    loggers, level = Loggers(), logging.getLogger().manager.disable
     logging.disable(max(level, logging.INFO))
     try:
         yield
     finally:
         logging.disable(level)
-        for logger, *state, handlers in before:
-            logger.setLevel(state[0])
-            logger.disabled, logger.propagate = state[1:]
-            logger.handlers[:] = handlers
+        loggers.restore()
 
 
 @contextmanager
@@ -159,7 +154,8 @@ def _migrate_of(app: Flask) -> Any:
 def _like(app: Flask, url: URL) -> Flask:
     standin = Flask(app.import_name, root_path=app.root_path, instance_path=app.instance_path)
     standin.config.update(app.config)
-    standin.config["SQLALCHEMY_DATABASE_URI"] = url
+    as_text = isinstance(app.config.get("SQLALCHEMY_DATABASE_URI"), str)  # an env.py may count on it
+    standin.config["SQLALCHEMY_DATABASE_URI"] = url.render_as_string(hide_password=False) if as_text else url
     standin.config["SQLALCHEMY_TRACK_MODIFICATIONS"] = False  # or its listeners would be on the session twice
     standin.extensions.update({name: value for name, value in app.extensions.items() if name not in _OURS})
     configured = _migrate_of(app)

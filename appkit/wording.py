@@ -8,8 +8,10 @@ THREE_STEPS = {
               "changes or merges the others; 3. one that adds the unique constraint.",
     "check": "In three steps: 1. look at the rows that break the rule; 2. a revision that corrects them; "
              "3. one that adds the check.",
-    "foreign key": "In three steps: 1. look at the rows that refer to what is not there, or is about to go; 2. a "
-                   "revision that repoints or deletes them; 3. one that makes the change.",
+    "parent": "DROP TABLE deletes the table's rows first, and these rows refer to them while foreign keys are on. If a "
+              "batch recreates the table, nothing is wrong with them: use appkit.Migrate, which switches foreign keys "
+              "off for the migration and checks them before the commit. If the table is meant to go: 1. look at these "
+              "rows; 2. repoint or delete them in a revision before; 3. then drop the table.",
 }
 CORRECT = "Correct the revision and rehearse again."
 HALF_APPLIED = ("The failed revision leaves the database between two revisions: it can neither be run again nor taken "
@@ -23,13 +25,13 @@ CHILDREN_NULLED = ("Use appkit.Migrate, which switches foreign keys off for the 
 KEEP_ROWS = "Keep the rows, or write a downgrade that brings them back, or accept the loss in the revision file."
 KEEP_COLUMN = ("Keep the column until its values are copied elsewhere, or write a downgrade that brings them back, or "
                "accept the loss in the revision file.")
-KEEP_VALUES = ("Convert the values yourself before the change, with op.execute(\"UPDATE …\"), or write a downgrade that "
-               "brings them back, or accept the change in the revision file.")
+KEEP_VALUES = ("Convert the values yourself before the change, with op.execute(\"UPDATE …\"), or write a downgrade "
+               "that brings them back, or accept the change in the revision file.")
 RENAMED_TABLE = ("Table {new} appears empty in the same revision. If it is {old} under a new name, use "
                  "op.rename_table({old!r}, {new!r}) in place of create and drop.")
 RENAMED_COLUMN = ("Column {new} appears in the same revision: this is how a rename looks that was written as drop and "
-                  "add. To keep the values: batch_op.alter_column({old!r}, new_column_name={new!r}), and the reverse in "
-                  "the downgrade.")
+                  "add. To keep the values: batch_op.alter_column({old!r}, new_column_name={new!r}), and the reverse "
+                  "in the downgrade.")
 OBJECTS_GONE = ("What no operation of the revision announced is gone; the database no longer enforces or does it.",
                 "A batch recreates the table from what SQLAlchemy can reflect of it. Say it again in the revision: "
                 "table_args=… of batch_alter_table, or op.execute(\"CREATE TRIGGER …\") after it.")
@@ -39,7 +41,8 @@ DEFAULT_FILLED = (NULLS_FILLED[0],
                   "Make sure that the default is true of the rows that are there, not only of new ones.")
 REFUSES = ("Once applied, this revision cannot be taken back.",
            "Write a downgrade that runs, or accept in the revision file that there is no way back.")
-SECOND_TIME = ("After a downgrade the upgrade cannot be run again.", "Let the downgrade undo all that the upgrade does.")
+SECOND_TIME = ("After a downgrade the upgrade cannot be run again.",
+               "Let the downgrade undo all that the upgrade does.")
 LOSSY = ("The downgrade does not restore the schema.", "Let the downgrade undo all that the upgrade does.")
 SCHEMA_ONLY = ("The downgrade restores the schema, but not what stood in it.",
                "Keep what the downgrade needs until nobody will go back, or accept it in the revision file.")

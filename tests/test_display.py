@@ -55,13 +55,14 @@ def rehearsal(tmp_path):
         INSERT INTO "<b>&t" VALUES (1, '<script>alert(1)</script>'), (2, NULL);""")
     write_revision(app, "1", "op.drop_column('<b>&t', '<i>')", "raise ValueError('<u>no</u> way  back')")
     write_revision(app, "2", "op.execute('DELETE FROM \"<b>&t\" WHERE id = 1')", follows="1")
-    write_revision(app, "3", "raise ValueError('<svg>')", follows="2")
-    write_revision(app, "<4>", follows="3")
+    write_revision(app, "3", "op.execute('INSERT INTO \"<b>&t\" VALUES (7)')", follows="2")
+    write_revision(app, "4", "raise ValueError('<svg>')", follows="3")
+    write_revision(app, "<5>", follows="4")
     return appkit.rehearse(app)
 
 
 def test_both_forms_say_the_same_words_in_the_same_order(rehearsal):
-    assert {"loss", "failure"} <= set(rehearsal.findings["severity"]) and "unknown: <4>" in str(rehearsal)
+    assert {"loss", "failure"} <= set(rehearsal.findings["severity"]) and "unknown: <5>" in str(rehearsal)
     assert Page(rehearsal._repr_html_()).words == str(rehearsal).split()
 
 
@@ -79,10 +80,10 @@ def test_names_and_values_are_escaped(rehearsal):
     assert "<b>&t.<i>" in Page(rehearsal._repr_html_()).words
 
 
-@pytest.mark.parametrize("field", [name for name in FINDING if name not in ("severity", "finding")])
+@pytest.mark.parametrize("field", FINDING)
 def test_each_field_of_a_finding_is_escaped(field):
     html = html_of("title", finding(**{field: HOSTILE}), ledger_of("t"), pd.DataFrame(), [])
-    assert "img" not in Page(html).tags and "<img" in Page(html).words
+    assert "img" not in Page(html).tags and "<img" in " ".join(Page(html).words).lower().split()
 
 
 def test_title_notes_ledger_and_statements_are_escaped():

@@ -3,14 +3,14 @@
 Every file beside this one speaks for one kind of database, as functions of the same names; nothing outside this
 folder asks which kind it is. A new database is one new file, named as SQLAlchemy names its dialect.
 """
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.pool import NullPool
 
 from appkit.errors import AppkitError, UnsupportedDatabaseError
@@ -119,3 +119,13 @@ def database_of(engine: Engine) -> ModuleType:
     if name not in SUPPORTED:
         raise UnsupportedDatabaseError(f"appkit does not know {name!r} databases. It knows: {', '.join(SUPPORTED)}.")
     return import_module(f"appkit.databases.{name}")
+
+
+def guard_of(connection: Connection, engines: Iterable[Engine]) -> Any:
+    """Give what guards a connection while it is migrated; None for a database that needs, or has, no guard here.
+
+    `engines` are the app's own, one of which may have the same database.
+    """
+    if connection.dialect.name not in SUPPORTED:
+        return None
+    return database_of(connection.engine).Guard(connection, engines)

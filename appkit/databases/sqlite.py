@@ -16,6 +16,7 @@ from appkit.databases import Column, Entry, Table
 from appkit.databases.sqlite_copies import (back_up, copy_database, empty_database, file_behind, file_of,  # noqa: F401
                                             hear_connections, is_connection, place_of, read_batches, read_storage,
                                             restore_copy, save_copy, storage_of, watch_writes)
+from appkit.databases.sqlite_guard import Guard  # noqa: F401
 from appkit.databases.sqlite_reading import (holds_database, read_orphans, read_rows, reading_only,  # noqa: F401
                                              understand)
 from appkit.databases.sqlite_statements import find_obstacle, find_renames, find_table_renames  # noqa: F401

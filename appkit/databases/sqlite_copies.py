@@ -108,7 +108,7 @@ def save_copy(url: URL, folder: Path) -> Path:
     """Keep the present state of a private copy that nobody is connected to; give the kept file."""
     with closing(sqlite3.connect(url.database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return Path(shutil.copyfile(url.database, folder / "saved.db"))
+    return Path(shutil.copy(url.database, folder / "saved.db"))  # with its mode
 
 
 def restore_copy(url: URL, saved: Path) -> None:
@@ -184,7 +184,8 @@ def watch_writes(connection: Any, tell: Callable[[str | None], None], forbidden:
     Source: https://www.sqlite.org/c3ref/set_authorizer.html
     """
     def authorize(action: int, first: str | None, second: str | None, _database: str | None, _by: str | None) -> int:
-        if action == sqlite3.SQLITE_ATTACH and first and os.path.realpath(first) in forbidden:
+        # A file that is no literal is not told here, so it may be any.
+        if action == sqlite3.SQLITE_ATTACH and (first is None or os.path.realpath(first) in forbidden):
             with suppress(AppkitError):  # SQLite passes no exception on: being denied stops the statement
                 refuse("ATTACH")
             return sqlite3.SQLITE_DENY

@@ -21,7 +21,7 @@ _SAMPLES = 3
 class Obstacle(NamedTuple):
     """What stood in a failed statement's way, as seen at the moment it failed."""
 
-    kind: str  # 'not null', 'unique', 'check' or 'foreign key'
+    kind: str  # 'not null', 'unique', 'check' or 'parent' (a table that rows refer to, dropped)
     table: str
     column: str  # or columns, comma-separated; the expression of a check
     what: str
@@ -160,7 +160,7 @@ def _children(connection: Connection, parent: str) -> Obstacle | None:
     for (table,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
         for row in connection.exec_driver_sql(f"PRAGMA foreign_key_list({_quoted(table)})").fetchall():
             if row[2].lower() == parent.lower():
-                found = _seen(connection, "foreign key", table, row[3], f"{row[3]} refers to {parent}",
+                found = _seen(connection, "parent", table, row[3], f"{row[3]} refers to {parent}",
                               f"{_quoted(row[3])} IS NOT NULL")
                 if found.rows:
                     return found

@@ -1,0 +1,32 @@
+"""What a rehearsal keeps for later questions: the rows at every revision, and what it was a rehearsal of."""
+from dataclasses import dataclass
+
+import pandas as pd
+from flask import Flask
+
+from appkit.folders import PrivateFolder
+from appkit.snapshots import Kept, Snapshots
+
+
+@dataclass(frozen=True)
+class State:
+    """The copy as it stood at one moment."""
+
+    tables: dict[str, Kept]
+    schema: pd.DataFrame
+    storage: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a rehearsal keeps for later questions: the rows, in a private folder, and what it was a rehearsal of."""
+
+    app: Flask
+    snapshots: Snapshots
+    folder: PrivateFolder
+    states: dict[str, State]  # by revision, the start first
+    start: tuple[str, ...]  # the heads that the database stood at
+    pending: tuple[str, ...]
+    to: str
+    files: dict[str, str]
+    downgrade: bool
