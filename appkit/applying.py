@@ -25,8 +25,13 @@ class Applied:
         return f"Applied({self.revision}; {kept})"
 
 
-def apply(record: Record, *, safe: bool) -> Applied:
+def apply(record: Record, *, blocked: list[str]) -> Applied:
     """Upgrade the real database to what was rehearsed, after a backup.
+
+    Parameters
+    ----------
+    blocked
+        What of the rehearsal was not safe: nothing is applied unless this is empty.
 
     Raises
     ------
@@ -34,9 +39,9 @@ def apply(record: Record, *, safe: bool) -> Applied:
         When the rehearsal was not safe, or the database or the files are no longer those that were rehearsed; when the
         upgrade fails all the same, with the backup's place.
     """
-    if not safe:
-        raise ApplyError("This rehearsal was not safe. Correct the revisions, or accept the findings in them, and "
-                         "rehearse again.")
+    if blocked:
+        raise ApplyError(f"This rehearsal was not safe: {', '.join(blocked)}. Correct the revisions, or accept the "
+                         "findings in them, and rehearse again.")
     _check_unchanged(record)
     engine = engine_of(record.app)
     if not record.pending:

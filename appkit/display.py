@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from appkit.schema import printable
+
 _PLURALS = {"loss": "losses"}
 _WIDTH = 100  # of a line of text; a longer word, such as a name to copy, stays whole
 _STATEMENTS = 20
 _LONGEST = 400
-_LEDGER = "Rows that differ, by revision and table:"
 
 # Nothing here needs a style to be read, since some viewers drop them all. The classes keep `$` from becoming a formula.
 _OPEN = '<div class="tex2jax_ignore mathjax_ignore" style="max-width: 60em; overflow-wrap: anywhere">'
@@ -35,27 +36,27 @@ def count_severities(findings: pd.DataFrame) -> str:
                      for name, count in named if count) or "nothing found"
 
 
-def text_of(title: str, findings: pd.DataFrame, ledger: pd.DataFrame, notes: Iterable[str]) -> str:
-    """Give a rehearsal as lines of text: what it was, the findings, the ledger of what changed."""
-    lines = [_printable(title)]
+def text_of(title: str, findings: pd.DataFrame, tables: dict[str, pd.DataFrame], notes: Iterable[str]) -> str:
+    """Give a rehearsal as lines of text: what it was, the findings, the tables that are not empty, the notes."""
+    lines = [printable(title)]
     for told in _tell(findings):
         where = f" {told.where}" if told.where else ""
         lines += ["", f"{told.what}{where} (revision {told.revision})"]
         for label, text in told.points:
             lines += _wrapped(text, f"  {label + ':':8}")
-    if len(ledger):
-        lines += ["", _LEDGER, _named(ledger).to_string(index=False)]
-    lines += ["", *(line for note in notes for line in _wrapped(_printable(note)))]
+    for caption, table in _filled(tables):
+        lines += ["", caption, table.to_string(index=False)]
+    lines += ["", *(line for note in notes for line in _wrapped(printable(note)))]
     return "\n".join(lines).rstrip()
 
 
-def html_of(title: str, findings: pd.DataFrame, ledger: pd.DataFrame, statements: pd.DataFrame,
+def html_of(title: str, findings: pd.DataFrame, tables: dict[str, pd.DataFrame], statements: pd.DataFrame,
             notes: Iterable[str]) -> str:
     """Give the same as HTML, with the statements and their time folded away; every value is escaped."""
-    parts = [f"<p><strong>{escape(_printable(title))}</strong></p>", *map(_finding_as_html, _tell(findings))]
-    if len(ledger):
-        parts += [f"<p>{escape(_LEDGER)}</p>", _as_table(_named(ledger))]
-    parts += [f"<p>{escape(_printable(note))}</p>" for note in notes]
+    parts = [f"<p><strong>{escape(printable(title))}</strong></p>", *map(_finding_as_html, _tell(findings))]
+    for caption, table in _filled(tables):
+        parts += [f"<p>{escape(caption)}</p>", _as_table(table)]
+    parts += [f"<p>{escape(printable(note))}</p>" for note in notes]
     if len(statements):
         parts.append(_statements_as_html(statements))
     return "\n".join([_OPEN, *parts, "</div>"])
@@ -68,18 +69,17 @@ def json_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _tell(findings: pd.DataFrame) -> Iterator[_Told]:
     for row in findings.itertuples():
-        where, revision, *texts = map(_printable, (row.where, row.revision, row.evidence, row.effect, row.advice))
+        where, revision, *texts = map(printable, (row.where, row.revision, row.evidence, row.effect, row.advice))
         yield _Told(f"{row.severity.upper()} {row.finding}", where, revision,
                     tuple(zip(("seen", "effect", "do"), texts)))
 
 
-def _named(ledger: pd.DataFrame) -> pd.DataFrame:
-    return ledger.assign(revision=ledger["revision"].map(_printable), table=ledger["table"].map(_printable))
-
-
-def _printable(text: str) -> str:
-    """Spell out what cannot be seen: in a terminal it could move the cursor, or forge a line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def _filled(tables: dict[str, pd.DataFrame]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Give the tables that have rows, with names that can be printed."""
+    for caption, table in tables.items():
+        if len(table):
+            texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name].dtype)]
+            yield caption, table.assign(**{name: table[name].map(printable) for name in texts})
 
 
 def _wrapped(text: str, label: str = "") -> list[str]:

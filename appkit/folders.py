@@ -6,7 +6,7 @@ import tempfile
 import weakref
 from pathlib import Path
 
-_NAME = "appkit-rehearsal-"
+_NAME = "appkit-private-"
 
 
 class PrivateFolder:

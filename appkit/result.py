@@ -112,7 +112,8 @@ class Rehearsal:
         ApplyError
             When the rehearsal was not safe, or the database or the revision files are no longer those rehearsed.
         """
-        return apply(self._record, safe=self.safe)
+        unsafe = self.findings[self.findings["severity"].isin(UNSAFE)]
+        return apply(self._record, blocked=[f"{row.finding} {row.where}".strip() for row in unsafe.itertuples()])
 
     def to_dict(self) -> dict[str, Any]:
         """Give the verdict and every frame as plain values, as `flask rehearse --json` prints them."""
@@ -125,10 +126,10 @@ class Rehearsal:
         return f"Rehearsal({self._title})"
 
     def __str__(self) -> str:
-        return text_of(self._title, self.findings, self._moved, self._notes)
+        return text_of(self._title, self.findings, self._tables, self._notes)
 
     def _repr_html_(self) -> str:
-        return html_of(self._title, self.findings, self._moved, self.statements, self._notes)
+        return html_of(self._title, self.findings, self._tables, self.statements, self._notes)
 
     @property
     def _title(self) -> str:
@@ -138,10 +139,14 @@ class Rehearsal:
         return f"{self.start} → {self.revisions[-1]}: {verdict}, {count_severities(self.findings)}"
 
     @property
-    def _moved(self) -> pd.DataFrame:
-        """The ledger's rows of tables in which something differs."""
-        counts = self.ledger
-        return counts[(counts["kept"] != counts["before"]) | (counts["after"] != counts["before"])]
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        """The rows of the ledger and of the columns in which something differs."""
+        rows, values = self.ledger, self.columns
+        rows = rows[(rows["kept"] != rows["before"]) | (rows["after"] != rows["before"])]
+        inside = values.merge(self.ledger[(self.ledger["before"] > 0) & (self.ledger["after"] > 0)][_LEDGER[:2]])
+        values = inside[(inside["changed"] > 0) | (inside["lost"] > 0) | (inside["filled"] > 0)]
+        return {"Rows that differ, by revision and table:": rows,
+                "Values that differ, by revision, table and column:": values}
 
     @property
     def _notes(self) -> list[str]:

@@ -246,13 +246,13 @@ def _merge_box(name: str, old: list[_Field] | None, new: list[_Field] | None) ->
 def _as_text(boxes: list[_Box], lines: list, *, marks: bool) -> str:
     rows = [row for box in boxes for row in _box_as_text(box)]
     rows += [(mark, _line_as_text(line)) for mark, line, _ in lines]
-    texts = [(f"{mark} " if marks else "") + _printable(text) for mark, text in rows]
+    texts = [(f"{mark} " if marks else "") + printable(text) for mark, text in rows]
     return "\n".join(text.rstrip() for text in texts) or "(no tables)"
 
 
 def _box_as_text(box: _Box) -> Iterator[tuple[str, str]]:
     yield box.mark, box.name or '""'
-    cells = [(mark, _printable(field.name), _printable(f"{field.type} {field.rest}".strip()), ", ".join(field.keys))
+    cells = [(mark, printable(field.name), printable(f"{field.type} {field.rest}".strip()), ", ".join(field.keys))
              for mark, field in box.fields]
     widths = [max(len(cell[at]) for cell in cells) for at in (1, 2)] if cells else []
     for mark, name, definition, keys in cells:
@@ -264,7 +264,8 @@ def _line_as_text(line: _Line) -> str:
     return f"{line.child} ({', '.join(line.columns)}) -> {line.parent}{theirs} {line.rest}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Spell out what cannot be seen: in a terminal it could move the cursor, or forge a line."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -285,7 +286,7 @@ def _as_mermaid(boxes: list[_Box], lines: list) -> str:
 def _field_as_mermaid(mark: str, field: _Field) -> str:
     word = _word(field.name)
     notes = [mark] if mark != " " else []
-    notes += [field.name] if word != field.name or re.search(r"\b_.*_\b", word) else []  # Markdown eats _these_
+    notes += [field.name or '""'] if word != field.name or re.search(r"\b_.*_\b", word) else []  # Markdown eats _these_
     notes += [field.rest] if mark != " " and field.rest else []
     keys = f" {', '.join(field.keys)}" if field.keys else ""
     return f"        {_word(field.type, also='()')} {word}{keys}" + (f" {_string(' '.join(notes))}" if notes else "")
@@ -315,6 +316,6 @@ def _string(text: str) -> str:
 
     What cannot be seen is spelled out: a picture is XML, which has neither control characters nor `&nbsp;`.
     """
-    safe = "".join(char if _is_plain(char) or char in " _,()+" else f"#{ord(char)};" for char in _printable(text))
+    safe = "".join(char if _is_plain(char) or char in " _,()+" else f"#{ord(char)};" for char in printable(text))
     safe = re.sub(r"(?<![^\W_])_|_(?![^\W_])", "#95;", safe)  # Mermaid reads Markdown: _this_ would be slanted
     return '"' + re.sub("(direction) ", r"\1#32;", safe, flags=re.IGNORECASE) + '"'  # read even inside of quotes

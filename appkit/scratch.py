@@ -1,8 +1,6 @@
 """A scratch copy of this repository's app and history, with rows, for notebooks and tests."""
-import atexit
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,11 +8,13 @@ from typing import Any
 
 import flask_migrate
 import sqlalchemy as sa
+from alembic.config import Config
 from flask import Flask
 
 from appkit.app import create_app, find_migrations
 from appkit.databases import engine_of
 from appkit.errors import AppkitError, MigrationError
+from appkit.folders import PrivateFolder
 
 _NAMES = ("Ada", "Zoë", "O'Brien", "李雷", "Søren", "Müller", "Иван", "José", "Nguyễn", "Σοφία", "محمد", "Ann-Marie")
 _TITLES = ("Hello, world", "It's raining", "Crème brûlée", "100 % honest", "<b>Bold</b> claims", "数据库", "Why; DROP?",
@@ -32,7 +32,7 @@ def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "h
     rows
         How many users, and how many posts. They are the same on every machine and in every run.
     url
-        An empty database. Left out: SQLite in a private temporary folder, deleted when the interpreter ends.
+        An empty database. Left out: SQLite in a private temporary folder, deleted with the app.
     revision
         How far to upgrade it; 'base' leaves it without any table.
 
@@ -48,10 +48,12 @@ def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "h
     MigrationError
         When it cannot be upgraded to `revision`.
     """
-    folder = Path(tempfile.mkdtemp(prefix="appkit-demo-"))  # only its owner may read it
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    private = PrivateFolder()
+    folder = private.path
     app = create_app(url or f"sqlite:///{folder / 'app.db'}", migrations=_copy_migrations(folder / "migrations"))
     app.instance_path = str(folder / "instance")
+    app.extensions["appkit.scratch"] = private  # as long as the app lives, so does its folder
+    app.extensions["migrate"].migrate.configure(_be_quiet)
     engine = engine_of(app)
     if tables := sa.inspect(engine).get_table_names():
         raise AppkitError(f"demo fills empty databases only; this one has: {', '.join(tables)}.")
@@ -63,6 +65,12 @@ def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "h
 
 def _copy_migrations(folder: Path) -> Path:
     return shutil.copytree(find_migrations(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _be_quiet(config: Config) -> Config:
+    """Have Alembic print no paths: in a notebook they would differ from run to run."""
+    config.cmd_opts.quiet = True
+    return config
 
 
 def _upgrade(app: Flask, revision: str) -> None:

@@ -40,12 +40,12 @@ def finding(**fields: str) -> pd.DataFrame:
     return pd.DataFrame([row], dtype="string")
 
 
-def ledger_of(table: str) -> pd.DataFrame:
+def ledger_of(table: str) -> dict[str, pd.DataFrame]:
     counts = {name: [1] for name in ("before", "after", "kept", "changed", "lost", "added")}
-    return pd.DataFrame({"revision": ["1"], "table": [table], **counts})
+    return {"Rows that differ:": pd.DataFrame({"revision": ["1"], "table": [table], **counts})}
 
 
-NONE = finding().head(0), ledger_of("t").head(0)
+NONE = finding().head(0), {}
 
 
 @pytest.fixture
@@ -162,5 +162,6 @@ def test_severities_are_counted_gravest_first():
 
 
 def test_json_has_plain_values_and_none_for_what_is_missing():
-    frame = pd.DataFrame({"text": pd.array(["a", None], dtype="string"), "count": pd.array([1, None], dtype="Int64")})
-    assert json_of(frame) == [{"text": "a", "count": 1}, {"text": None, "count": None}]
+    frame = pd.DataFrame({"text": pd.array(["a", None], dtype="string"), "count": pd.array([1, None], dtype="Int64"),
+                          "seconds": [0.5, float("nan")]})
+    assert json_of(frame) == [{"text": "a", "count": 1, "seconds": 0.5}, {"text": None, "count": None, "seconds": None}]

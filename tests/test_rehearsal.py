@@ -13,9 +13,11 @@ from apps import make_app, read_sql, write_revision
 import appkit
 
 USERS = """
-CREATE TABLE user (id INTEGER PRIMARY KEY, name VARCHAR(20), age INTEGER, zip VARCHAR(10), score FLOAT, at DATETIME);
-INSERT INTO user VALUES (1, 'ann', 10, '007', 1.5, '2026-01-02 03:04:05.000000'), (2, NULL, 20, '12', 2.0, NULL),
-                        (3, 'ann', 30, '13', 3.0, '2026-02-03 00:00:00.000000');
+CREATE TABLE user (id INTEGER PRIMARY KEY, name VARCHAR(20), age INTEGER, zip VARCHAR(10), score FLOAT, at DATETIME,
+                   day VARCHAR(10), price NUMERIC(10, 4));
+INSERT INTO user VALUES (1, 'ann', 10, '007', 1.5, '2026-01-02 03:04:05.000000', '2026-05-06', 1.2345),
+                        (2, NULL, 20, '12', 2.0, NULL, NULL, 2),
+                        (3, 'ann', 30, '13', 3.0, '2026-02-03 00:00:00.000000', '2026-05-07', 3.5);
 """
 BOOKS = """
 CREATE TABLE user (id INTEGER PRIMARY KEY, name VARCHAR(20));
@@ -214,7 +216,8 @@ def test_after_a_failure_what_follows_is_said_to_be_unknown(tmp_path):
     ("at", "sa.Date()", "id=1: '2026-01-02 03:04:05.000000' → 2026"),
     ("score", "sa.Integer()", "id=1: 1.5 → 1"),
     ("zip", "sa.Integer()", "id=1: '007' → 7"),
-], ids=["text-to-integer", "datetime-to-date", "float-to-integer", "leading-zeros"])
+    ("day", "sa.DateTime()", "id=1: '2026-05-06' → 2026"),
+], ids=["text-to-integer", "datetime-to-date", "float-to-integer", "leading-zeros", "text-to-datetime"])
 def test_a_cast_that_changes_values_is_a_loss_with_samples(rehearsed, column, kind, told):
     seen = rehearsed(USERS, batch("user", f"alter_column({column!r}, type_={kind})"), down=False)
     assert ("loss", "values-changed", f"user.{column}") in found(seen)
@@ -222,7 +225,7 @@ def test_a_cast_that_changes_values_is_a_loss_with_samples(rehearsed, column, ki
 
 
 @pytest.mark.parametrize("column, kind", [("age", "sa.BigInteger()"), ("age", "sa.String(10)"), ("age", "sa.Float()"),
-                                          ("name", "sa.String(80)"), ("name", "sa.String(2)"), ("name", "sa.Text()")])
+                                          ("name", "sa.String(80)"), ("name", "sa.String(2)"), ("name", "sa.Text()"), ("price", "sa.Numeric(10, 1)")])
 def test_a_cast_that_every_value_survives_is_harmless(rehearsed, column, kind):
     seen = rehearsed(USERS, batch("user", f"alter_column({column!r}, type_={kind})"), down=False)
     assert found(seen) == [] and seen.safe
@@ -272,18 +275,21 @@ def test_a_new_column_with_a_default_is_told_and_one_without_is_not(rehearsed):
 
 OBJECTS = """
 CREATE TABLE p (id INTEGER PRIMARY KEY AUTOINCREMENT, n TEXT COLLATE NOCASE, age INT CHECK (age > 0), k INT,
-                d INT REFERENCES q (id) ON DELETE CASCADE);
+                d INT REFERENCES q (id) ON DELETE CASCADE, e INT REFERENCES q (id) DEFERRABLE INITIALLY DEFERRED,
+                u TEXT UNIQUE ON CONFLICT REPLACE);
 CREATE TABLE q (id INTEGER PRIMARY KEY);
 INSERT INTO p (n, age) VALUES ('a', 1), ('b', 2);
 CREATE TRIGGER tr AFTER INSERT ON p BEGIN SELECT 1; END;
 CREATE INDEX ix ON p (n DESC);
 CREATE INDEX expression ON p (lower(n));
+CREATE INDEX collated ON p (k COLLATE NOCASE);
 """
 RETYPE = batch("p", "alter_column('k', type_=sa.BigInteger())")
 
 
 @pytest.mark.parametrize("told", ["trigger tr of p gone", "AUTOINCREMENT gone", "COLLATE gone", "check age > 0 of p gone",
-                                  "DESC gone", "index expression of p gone", "ON DELETE gone"])
+                                  "DESC gone", "index expression of p gone", "ON DELETE gone", "DEFERRABLE gone",
+                                  "ON CONFLICT gone", "index collated of p: COLLATE gone"])
 def test_what_a_batch_takes_away_unannounced_is_a_loss(rehearsed, told):
     seen = rehearsed(OBJECTS, RETYPE, down=False)
     assert told in evidence(seen, "objects-lost") and not seen.safe
@@ -480,3 +486,33 @@ def test_a_revision_file_that_python_cannot_read_cannot_be_rehearsed(tmp_path):
     write_revision(app, "1", "this is no Python")
     with pytest.raises(appkit.RehearsalError, match="Cannot read the history: SyntaxError"):
         appkit.rehearse(app)
+
+
+def test_a_batch_on_a_table_with_a_generated_column_fails_and_says_so(rehearsed):
+    seen = rehearsed("CREATE TABLE p (id INTEGER PRIMARY KEY, a INT, g INT AS (a * 2) STORED); INSERT INTO p (a) VALUES (1);",
+                     batch("p", "alter_column('a', type_=sa.BigInteger())"))
+    assert "GENERATED ALWAYS" in evidence(seen, "fails") and not seen.safe
+
+
+def test_a_database_stamped_at_a_revision_that_is_gone_cannot_be_rehearsed(tmp_path):
+    app = make_app(tmp_path, USERS + "CREATE TABLE alembic_version (version_num VARCHAR(32));"
+                   "INSERT INTO alembic_version VALUES ('gone');")
+    write_revision(app, "1")
+    with pytest.raises(appkit.RehearsalError, match="gone"):
+        appkit.rehearse(app)
+
+
+def test_tables_that_create_all_made_stop_the_first_revision_and_are_named(tmp_path):
+    app = make_app(tmp_path, USERS)
+    write_revision(app, "1", "op.create_table('user', sa.Column('id', sa.Integer, primary_key=True))")
+    assert "table user already exists" in evidence(appkit.rehearse(app), "fails")
+
+
+def test_what_autogenerate_does_not_see_is_seen_as_drift():
+    app = appkit.demo(rows=3)
+    with app.app_context(), app.extensions["sqlalchemy"].engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_post_author_id")
+        connection.exec_driver_sql("ALTER TABLE user ADD COLUMN level INTEGER DEFAULT 7 CHECK (level > 0)")
+    told = appkit.rehearse(app).findings.query("finding == 'drift'")
+    assert set(told["where"]) == {"post", "user", "user.level"}
+    assert told["evidence"].str.contains("level > 0").any() and (told["severity"] == "warning").all()

@@ -166,9 +166,9 @@ def test_read_tables_gives_keys_uniques_and_parents(make):
     with engine.connect() as connection:
         version, parent, table = read_tables(connection)
     assert (version.name, version.key) == ("alembic_version", ())
-    assert parent.columns == (("id", "INTEGER", False),)
-    assert table.columns == (("a", "my type", True), ("b", "INT", False), ("c", "INT", True), ("d", "INT", True),
-                             ("e", "", True))
+    assert parent.columns == (("id", "INTEGER", False, False),)
+    assert table.columns == (("a", "my type", True, False), ("b", "INT", False, False), ("c", "INT", True, False),
+                             ("d", "INT", True, True), ("e", "", True, False))
     assert table[2:] == (("b", "a"), (("b",), ("c", "a")), ("gone", "p"))
 
 
@@ -387,7 +387,7 @@ def test_the_ends_of_a_line_tell_how_many_rows_there_may_be(make):
 
 
 @pytest.mark.parametrize("name", [HOSTILE, "x\ny", "direction TB", "1. a", "%%{init: {}}%%", "__a__", "", " ", "\u00a0",
-                                  "#35;", "&lt;", "\\", "😀", "end", "pk", "\u200b\u0007"])
+                                  "#35;", "&lt;", "\\", "😀", "𠀀", "end", "pk", "\u200b\u0007"])
 def test_no_name_breaks_mermaid(make, name):
     sql = quote(name)
     engine = make(f"CREATE TABLE {sql} ({sql} {quote(name or 'x')} REFERENCES {sql})")
@@ -398,6 +398,8 @@ def test_no_name_breaks_mermaid(make, name):
     assert re.fullmatch(rf"        (?!(?:PK|FK|UK)\b)[A-Za-z_\u00c0-\uffff][\w()-]* (?!(?:PK|FK|UK)\b)[A-Za-z_][\w-]* "
                         rf"FK {string}", field, re.IGNORECASE)
     assert not re.search(r"direction\s|_\W*_|<|&|%|#160;", box + line)
+    assert max(box + field + line) <= "\uffff"
+    assert '""' not in str(draw_schema(engine))
 
 
 KEYWORDS = {"select", "order", "check", "primary", "desc", "default", "references", "unique", "constraint"}

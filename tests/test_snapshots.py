@@ -190,9 +190,9 @@ def test_a_unique_column_tells_rows_apart_where_no_key_does(keep, compare):
 
 
 def test_the_key_that_comes_tells_rows_apart_where_the_one_that_goes_is_gone(keep, compare):
-    before = keep("id code", [(1, "a"), (2, "b")])
-    comparison = compare(before, keep("code", [("a",), ("c",)], "code"))
-    assert numbers(comparison) == (2, 2, 1, 0, 1, 1)
+    before = keep("id code x", [(1, "a", 1), (2, "b", 2)])
+    comparison = compare(before, keep("code x", [("a", 3), ("c", 2)], "code"))
+    assert numbers(comparison) == (2, 2, 0, 1, 1, 1)
     assert column(comparison, "id", "id") == ColumnLedger("id", "id", lost=2)
 
 
