@@ -19,7 +19,7 @@ _HOMES = {
     "db": "models",
     "demo": "scratch",
     "diagnose": "history",
-    "draw_schema": "schema",
+    "draw_schema": "diagram",
     "list_tables": "tables",
     "read_history": "history",
     "read_query": "tables",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from appkit.schema import printable
+from appkit.printing import printable
 
 _PLURALS = {"loss": "losses"}
 _WIDTH = 100  # of a line of text; a longer word, such as a name to copy, stays whole

@@ -203,8 +203,8 @@ class _Run:
     def _note_added(self, pairs: list[Pair]) -> None:
         """Follow the columns that this rehearsal added through later renames."""
         both = [(pair, self.added.get(pair.before, frozenset())) for pair in pairs if pair.before and pair.after]
-        self.added = {pair.after: pair.comparison.new | {name for name, was in pair.comparison.lineage.items() if was in known}
-                      for pair, known in both}
+        self.added = {pair.after: pair.comparison.new | {name for name, was in pair.comparison.lineage.items()
+                                                         if was in known} for pair, known in both}
 
 
 def _defaults(schema: pd.DataFrame) -> dict[tuple[str, str], str]:

@@ -6,7 +6,6 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import pandas as pd
-from flask import Flask
 
 from appkit.applying import Applied, apply
 from appkit.databases import database_of, engine_of

@@ -439,7 +439,7 @@ class Comparison:
         rows = self._one(f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {mine} WHERE gone)")
         few = self._connection.execute(f"SELECT DISTINCT {keys} FROM {mine} WHERE gone ORDER BY ALL LIMIT 3").fetchall()
         values = self._connection.execute(f"SELECT place, count(*) FROM {mine} WHERE NOT gone GROUP BY place").fetchall()
-        told = tuple(", ".join(f"{self.before.names[b]}={shortened(value)}" for (b, _), value in zip(self.key, row)) for row in few)
+        told = tuple(self._key_told(row) for row in few)
         return rows, told, {self.before.names[place]: count for place, count in values}
 
     def _value_gone(self, b: int, a: int) -> str:

@@ -9,7 +9,6 @@ goes by what is in it. NULL is pd.NA, NaT in datetimes, None in objects.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from types import ModuleType
 from typing import Any
 

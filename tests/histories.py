@@ -11,7 +11,8 @@ NAMES = ["user", "order", "a b", 'q"uote', "x'y", "größe", "se;mi", "com,ma", 
          "select", "<b>", "[br]", "`tick`", "UPPER", "back\\slash", "über", "a-b", "null", "t", "id2", "name", "code",
          "c1", "c2", "c3", "c4", "c5", "key0", "place", "n", "k0", "b", "g", "rowid2", "b.c0", "a->b", "new\nline"]
 TRICKY = [0, 1, -1, 7, 2**53, 2**53 + 1, 2**63 - 1, -2**63, 1.0, -0.0, 0.1 + 0.2, 1.5, 1e16, 1e-5, 9e18, 2.0**63, 1e300,
-          float("inf"), float("-inf"), "", " ", "1", "1.0", "007", "7", "1e3", "1e+16", "inf", "-0.0", "abc", "ABC", "a\0b",
+          float("inf"), float("-inf"), "", " ", "1", "1.0", "007", "7", "1e3", "1e+16", "inf", "-0.0",
+          "abc", "ABC", "a\0b",
           "\0", "größe", "𝄞", "2026-01-02", "a" * 30, "true", "NULL", "+1", " 1", b"", b"1", b"\xff", b"a\0b"]
 
 
@@ -214,14 +215,16 @@ class History:
             self._renamed(table, {one: two, two: one})
 
     def retype(self, table: Table) -> None:
-        name, type_ = self._some([n for n in table.columns if n not in table.parents]), self.draw(st.sampled_from(list(TYPES)))
+        name = self._some([name for name in table.columns if name not in table.parents])
+        type_ = self.draw(st.sampled_from(list(TYPES)))
         if name is None or name in table.key and self._referenced(table):
             return
-        new = f", new_column_name={self._name()!r}" if self.draw(st.integers(0, 3)) == 0 else ""
-        self._batch(table, f"alter_column({name!r}, type_={TYPES[type_]}{new})")
+        new = self._name() if self.draw(st.integers(0, 3)) == 0 else ""
+        renamed = f", new_column_name={new!r}" if new else ""
+        self._batch(table, f"alter_column({name!r}, type_={TYPES[type_]}{renamed})")
         table.columns[name] = type_
         if new:
-            self._renamed(table, {name: eval(new.split("=")[1])})
+            self._renamed(table, {name: new})
 
     def fill(self, table: Table) -> None:
         if name := self._some(self._plain_columns(table)):
@@ -242,8 +245,8 @@ class History:
         name = self._some(self._plain_columns(table))
         if name is None:
             return
-        ways = [literal(self.draw(values)), "CAST({0} AS TEXT)", "upper({0})", "{0} || 'x'", "{0} + 1", "{0} * 1.0", "-{0}",
-                "CAST({0} AS BLOB)", literal(self._sentinel("TEXT"))]
+        ways = [literal(self.draw(values)), "CAST({0} AS TEXT)", "upper({0})", "{0} || 'x'", "{0} + 1", "{0} * 1.0",
+                "-{0}", "CAST({0} AS BLOB)", literal(self._sentinel("TEXT"))]
         value = self.draw(st.sampled_from(ways)).replace("{0}", quoted(name))
         self._raw(f"UPDATE OR IGNORE {quoted(table.name)} SET {quoted(name)} = {value} WHERE {self._condition()}")
 

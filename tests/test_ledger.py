@@ -1,6 +1,6 @@
 """The ledger against the truth: random histories on random rows, counted a second time in plain Python.
 
-The truth is observed by the real `flask_migrate.upgrade` on another copy of the file, and read with sqlite3. Which column
+The truth is made by the real `flask_migrate.upgrade` on another copy of the file, and read with sqlite3. Which column
 continues which is known from how the history was made. Nothing of appkit takes part in it.
 """
 import logging
@@ -220,8 +220,8 @@ class Truth:
         told += [(now, "", 0, 0, 0, self.held(self.after, now)) for now in self.after.columns if now not in self.pairs]
         followed = {*self.pairs.values(), *(was for _, was in self.carried)}
         told += [(was, was, 0, 0, self.held(self.before, was), 0) for was in self.before.columns if was not in followed]
-        return (len(self.before.rows), len(self.after.rows), rows["kept"], rows["changed"], rows["lost"], rows["added"]), \
-            Counter(told)
+        fates = (rows[fate] for fate in ("kept", "changed", "lost", "added"))
+        return (len(self.before.rows), len(self.after.rows), *fates), Counter(told)
 
     def cells(self) -> Counter:
         """Give the values that differ, where rows are told apart: (column, before, after) as Python writes them."""
@@ -323,7 +323,7 @@ def check(history: History, folder: Path) -> int:
     for number, revision in enumerate(history.revisions):
         failed = upgrade(real, f"r{number:02}")
         fails = rehearsal.findings.query(f"finding == 'fails' and revision == 'r{number:02}'")
-        assert bool(failed) == (len(fails) == 1), f"{revision}: {failed or 'runs'}, but rehearsed: {fails.to_dict('records')}"
+        assert bool(failed) == (len(fails) == 1), f"{revision}: {failed or 'runs'}, but rehearsed: {fails.to_dict()}"
         if failed:
             return number
         after = look(folder / "truth.db")
@@ -348,7 +348,8 @@ def told(rehearsal: appkit.Rehearsal, revision: str) -> dict[str, tuple[tuple, C
     """Give what the ledger says of a revision, by table."""
     ledger = rehearsal.ledger[rehearsal.ledger["revision"] == revision].drop(columns="revision")
     columns = rehearsal.columns[rehearsal.columns["revision"] == revision].drop(columns="revision")
-    return {table: (tuple(map(int, numbers)), Counter(tuple(row[1:]) for row in columns.itertuples(index=False) if row[0] == table))
+    values = [tuple(row) for row in columns.itertuples(index=False)]
+    return {table: (tuple(map(int, numbers)), Counter(row[1:] for row in values if row[0] == table))
             for table, *numbers in ledger.itertuples(index=False)}
 
 

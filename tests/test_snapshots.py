@@ -8,8 +8,8 @@ import pytest
 from appkit.databases import Column, Table
 from appkit.snapshots import ColumnLedger, Comparison, Kept, Snapshots, match_tables
 
-KINDS = [None, 0, 1, -1, 2**53, 2**53 + 1, 2**63 - 1, -2**63, 1.0, -0.0, 0.1, 1e300, float("inf"), float("-inf"), "", "1",
-         "1.0", "a\0b", "größe", "𝄞", "<b>&'\"", b"", b"1", b"\xff", b"a\0b"]
+KINDS = [None, 0, 1, -1, 2**53, 2**53 + 1, 2**63 - 1, -2**63, 1.0, -0.0, 0.1, 1e300, float("inf"), float("-inf"), "",
+         "1", "1.0", "a\0b", "größe", "𝄞", "<b>&'\"", b"", b"1", b"\xff", b"a\0b"]
 INVALID = "a\udcff"  # as the reader gives text whose bytes are no UTF-8
 
 
@@ -23,7 +23,8 @@ def snapshots(tmp_path: Path) -> Iterator[Snapshots]:
 @pytest.fixture
 def keep(snapshots) -> Callable[..., Kept]:
     """Keep rows under column names, with types after a colon, and a key: keep("id:INTEGER name", rows, key=...)."""
-    def kept(columns: str, rows: list[tuple], key: str = "id", *, name: str = "t", uniques: tuple = (), size: int = 2) -> Kept:
+    def kept(columns: str, rows: list[tuple], key: str = "id", *, name: str = "t", uniques: tuple = (),
+             size: int = 2) -> Kept:
         described = tuple(Column(*(*column.split(":"), "TEXT")[:2], True) for column in columns.split())
         table = Table(name, described, tuple(key.split()), uniques, ())
         return snapshots.keep(table, ([*zip(*rows[place:place + size])] for place in range(0, len(rows), size)))
@@ -60,8 +61,8 @@ def column(comparison: Comparison, name: str, was: str | None = None) -> ColumnL
 # ---- keeping
 
 @pytest.mark.parametrize("size", [1, 3, 100])
-@pytest.mark.parametrize("values", [KINDS, KINDS[::-1], [1, 2, None], [None, None, 1.5], ["a", 1], [b"", None, "x", 2**63 - 1],
-                                    [None, None]], ids=repr)
+@pytest.mark.parametrize("values", [KINDS, KINDS[::-1], [1, 2, None], [None, None, 1.5], ["a", 1],
+                                    [b"", None, "x", 2**63 - 1], [None, None]], ids=repr)
 def test_values_come_back_as_they_were(snapshots, keep, values, size):
     kept = keep("id x", list(enumerate(values)), size=size)
     assert exact(rows_of(snapshots, kept)) == exact(list(enumerate(values)))
@@ -119,10 +120,11 @@ def test_values_that_nearly_agree_are_others(keep, compare, old, new):
 
 @pytest.mark.parametrize("old, new, survives", [
     (1, 1.0, True), (1.0, 1, True), (1.5, 1, False), (2**53 + 1, float(2**53), False), (2**63 - 1, 2.0**63, False),
-    (7, "7", True), ("7", 7, True), ("007", 7, False), ("7 ", 7, False), ("+7", 7, False), ("7.0", 7, False), ("7.0", 7.0, True),
-    ("7", 7.0, True), (7.0, "7.0", True), (7.0, "7", True), (0.1 + 0.2, "0.3", False), (1e300, "1.0e+300", True),
+    (7, "7", True), ("7", 7, True), ("007", 7, False), ("7 ", 7, False), ("+7", 7, False), ("7.0", 7, False),
+    ("7.0", 7.0, True), ("7", 7.0, True), (7.0, "7.0", True), (7.0, "7", True), (0.1 + 0.2, "0.3", False), (1e300, "1.0e+300", True),
     (2**53 + 1, "9007199254740993", True), (2**53 + 1, "9007199254740992", False), (float("inf"), "Inf", True),
-    ("abc", 0, False), ("a", b"a", True), (b"a", "a", True), (b"a\xff", INVALID, True), (b"\xff", INVALID, False), (7, b"7", True), (b"7", 7, True),
+    ("abc", 0, False), ("a", b"a", True), (b"a", "a", True), (b"a\xff", INVALID, True),
+    (b"\xff", INVALID, False), (7, b"7", True), (b"7", 7, True),
     ("2026-01-02", 2026, False), ("", 0, False), ("é", b"\xe9", False),
 ])
 def test_a_change_of_type_keeps_the_values_that_survive_it(keep, compare, old, new, survives):
@@ -269,8 +271,8 @@ def test_without_a_way_back_all_that_is_gone_is_lost(keep, compare):
 def test_what_the_way_back_brings_is_not_lost(keep, compare):
     before = keep("id x y", [(1, "a", "p"), (2, "b", None), (3, "c", "q"), (4, "d", "r")])
     up = compare(before, keep("id x", [(1, "a"), (2, "B"), (4, None)]))
-    assert up.lost_for_good(compare(before, keep("id x y", [(1, "a", "p"), (2, "b", None), (3, "c", "q"), (4, "d", "r")]))) \
-        == (0, (), {})
+    whole = keep("id x y", [(1, "a", "p"), (2, "b", None), (3, "c", "q"), (4, "d", "r")])
+    assert up.lost_for_good(compare(before, whole)) == (0, (), {})
     some = compare(before, keep("id x y", [(1, "a", None), (2, "b", None), (3, "c", "other"), (4, None, "r")]))
     assert up.lost_for_good(some) == (0, (), {"x": 1, "y": 2})  # row 3 came back, with another y
 
@@ -292,7 +294,8 @@ def test_hostile_names_are_only_names(snapshots, name):
         described = tuple(Column(each, "TEXT", True) for each in ("id", name))
         return snapshots.keep(Table(name, described, ("id",), (), ()), [list(zip(*rows))])
 
-    comparison = snapshots.compare(kept([(1, "a"), (2, "b")]), kept([(1, "<i>'\""), (2, "b")]), {"id": "id", name: name})
+    before, after = kept([(1, "a"), (2, "b")]), kept([(1, "<i>'\""), (2, "b")])
+    comparison = snapshots.compare(before, after, {"id": "id", name: name})
     assert comparison.differences() == [((1,), name, "a", "<i>'\"")]
     assert column(comparison, name) == ColumnLedger(name, name, kept=1, changed=1)
 
@@ -300,8 +303,8 @@ def test_hostile_names_are_only_names(snapshots, name):
 # ---- which table is which
 
 def matched(snapshots: Snapshots, before: list[Kept], after: list[Kept], moved: dict | None = None) -> list[tuple]:
-    found = match_tables(snapshots, {kept.table.name: kept for kept in before}, {kept.table.name: kept for kept in after},
-                         [], moved or {}, {})
+    tables = [{kept.table.name: kept for kept in side} for side in (before, after)]
+    found = match_tables(snapshots, *tables, [], moved or {}, {})
     return [entry[:2] for entry in found]
 
 

@@ -196,7 +196,8 @@ def test_a_downgrade_that_reaches_for_the_source_is_refused_too(open_app, path):
 
 
 def test_a_script_may_open_other_databases(open_app, path):
-    write_revision(open_app, "1", REACHING + "sqlite3.connect(path + '.other').close(); sqlite3.connect(':memory:').close()")
+    other = "sqlite3.connect(path + '.other').close()\nsqlite3.connect(':memory:').close()"
+    write_revision(open_app, "1", REACHING + other)
     assert appkit.rehearse(open_app).safe
 
 
@@ -276,7 +277,8 @@ def test_a_source_that_is_being_read_or_written_is_copied_as_committed(app, path
 
 def test_a_source_that_was_never_made_is_not_made(tmp_path, path):
     app = make_app(tmp_path)
-    write_revision(app, "1", "op.create_table('t', sa.Column('id', sa.Integer, primary_key=True))", "op.drop_table('t')")
+    create = "op.create_table('t', sa.Column('id', sa.Integer, primary_key=True))"
+    write_revision(app, "1", create, "op.drop_table('t')")
     rehearsal = appkit.rehearse(app)
     assert rehearsal.ledger["table"].tolist() == ["t"]
     assert not path.exists() and not list(tmp_path.glob("app.db*"))
@@ -344,44 +346,48 @@ def test_no_copy_of_the_file_outlives_the_rehearsal_and_the_rows_go_with_the_res
     assert list(temporary.iterdir()) == []
 
 
-def kill_at_random_moments(folder: Path, times: int, seed: int) -> Iterator[float]:
-    """Rehearse in child processes, killed one after the other; give the share of its time that each had."""
-    app = make_app(folder, url=f"sqlite:///{folder / 'app.db'}")
-    chance = random.Random(seed)
-    whole = None
-    for number in range(times + 1):
-        share = chance.random() if number else 1.0
-        child, started = os.fork(), time.monotonic()
-        if not child:
+def rehearse_until(app: Flask, seconds: float | None) -> int:
+    """Rehearse in a child process and kill it after some seconds; give its exit status, -9 when it was killed."""
+    child = os.fork()
+    if not child:
+        try:
             appkit.rehearse(app)
             os._exit(0)
-        if whole is None:
-            os.waitpid(child, 0)
-            whole = time.monotonic() - started
-            continue
-        time.sleep(whole * share)
+        finally:
+            os._exit(1)
+    if seconds is not None:
+        time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        yield share if os.WIFSIGNALED(status) else 1.0
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def print_kills(folder: str, times: int, seed: int) -> None:
-    """Kill, and print after each what the source is then; to be run in a process of its own, without threads."""
-    path = Path(folder) / "app.db"
-    before = contents(path)
-    print(json.dumps([[share, contents(path) == before] for share in kill_at_random_moments(Path(folder), times, seed)]))
+    """Kill rehearsals at random moments, at least so many and until one leaves a copy; print what was seen after each.
+
+    To be run in a process of its own, which has no threads.
+    """
+    path, chance = Path(folder) / "app.db", random.Random(seed)
+    app, before, seen = make_app(Path(folder)), contents(path), []
+    started = time.monotonic()
+    assert rehearse_until(app, None) == 0
+    whole = time.monotonic() - started
+    while len(seen) < 2 * times and (len(seen) < times or not seen[-1]["left"]):
+        status = rehearse_until(app, whole * chance.random())
+        seen.append({"status": status, "same": contents(path) == before, "left": copies(Path(tempfile.gettempdir()))})
+    print(json.dumps(seen))
 
 
 def test_a_kill_at_any_moment_leaves_the_source_and_the_next_rehearsal_clears_up(app, tmp_path, temporary):
     write_revision(app, "1", HARMFUL, RESTORING)
     write_revision(app, "2", "op.execute('UPDATE user SET name = NULL')", follows="1")
     call = f"import test_source; test_source.print_kills({str(tmp_path)!r}, 50, seed=7)"
-    ran = subprocess.run([sys.executable, "-W", IGNORED, "-c", call], capture_output=True, text=True, timeout=120,
-                         env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"})
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    ran = subprocess.run([sys.executable, "-W", IGNORED, "-c", call], capture_output=True, text=True, timeout=180,
+                         env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": path})
     assert ran.returncode == 0, ran.stderr
-    kills = json.loads(ran.stdout)
-    assert len(kills) == 50 and all(same for _, same in kills)
-    assert sum(share < 1 for share, _ in kills) > 25 and copies(temporary)
+    seen = json.loads(ran.stdout)
+    assert len(seen) >= 50 and all(kill["same"] for kill in seen) and {kill["status"] for kill in seen} <= {0, -9}
+    assert sum(kill["status"] == -9 for kill in seen) > 25 and copies(temporary) == seen[-1]["left"] != []
     rehearsal = appkit.rehearse(app)
     assert len({name.partition("/")[0] for name in copies(temporary)}) == 1  # the rows of this very one
     del rehearsal

@@ -1,7 +1,7 @@
 """The way to a database: which one a source is, and which file here speaks for it.
 
-Every file beside this one speaks for one kind of database, as functions of the same names; nothing outside this
-folder asks which kind it is. A new database is one new file, named as SQLAlchemy names its dialect.
+Every folder beside this file speaks for one kind of database, by functions of the same names; nothing outside of here
+asks which kind it is. A new database is one new folder or file, named as SQLAlchemy names its dialect.
 """
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +16,9 @@ from sqlalchemy.pool import NullPool
 from appkit.errors import AppkitError, UnsupportedDatabaseError
 
 SUPPORTED = ("sqlite",)
+
+# The kinds of objects of a catalogue, in the order in which they are listed.
+KINDS = ("table", "column", "primary key", "foreign key", "unique", "check", "index", "trigger", "view", "sequence")
 
 # The drivers that can speak for a URL without one, the first that is installed wins: which one SQLAlchemy
 # itself would take depends on its version (psycopg2 under 2.0, psycopg under 2.1).
@@ -108,7 +111,7 @@ def engine_of(app: Any) -> Engine:
 
 
 def database_of(engine: Engine) -> ModuleType:
-    """Give the file of this folder that speaks for an engine's database.
+    """Give the module that speaks for an engine's database.
 
     Raises
     ------

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Executable
 from sqlalchemy.exc import OperationalError
 
-from appkit.databases.sqlite_copies import place_of
+from appkit.databases.sqlite.copies import place_of
 
 # The first that matches says what a declared type means. What none matches (no type at all, UUID, POINT) means
 # nothing here: such columns are read by what is stored in them.

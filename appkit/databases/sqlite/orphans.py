@@ -2,6 +2,8 @@
 from collections import Counter
 from typing import Any, NamedTuple
 
+from appkit.databases.sqlite.naming import quote
+
 _SAMPLES = 3
 
 
@@ -48,9 +50,9 @@ def describe_new(raw: Any, before: Counter, after: Counter) -> list[str]:
 
 def _describe(raw: Any, link: _Link, values: dict[tuple, int]) -> str:
     names = _primary_key(raw, link.table) or link.columns
-    shown = ", ".join(f"quote(c.{_quote(name)})" for name in names)
+    shown = ", ".join(f"quote(c.{quote(name)})" for name in names)
     same = " AND ".join(f"{value} = ?" for value in _values_of(link))
-    order = ", ".join(f"c.{_quote(name)}" for name in names)
+    order = ", ".join(f"c.{quote(name)}" for name in names)
     wanted = f"SELECT {shown} {_orphans_of(raw, link)} AND {same} ORDER BY {order}"
     samples = []
     for value in sorted(values)[:_SAMPLES]:
@@ -64,18 +66,18 @@ def _describe(raw: Any, link: _Link, values: dict[tuple, int]) -> str:
 
 def _values_of(link: _Link) -> list[str]:
     """Write the values of a foreign key so that they compare however they are typed, and whatever bytes they hold."""
-    return [f"hex(CAST(c.{_quote(name)} AS BLOB))" for name in link.columns]
+    return [f"hex(CAST(c.{quote(name)} AS BLOB))" for name in link.columns]
 
 
 def _orphans_of(raw: Any, link: _Link) -> str:
     """Write the FROM and WHERE of the rows that point at nothing."""
-    refers = " AND ".join(f"c.{_quote(name)} IS NOT NULL" for name in link.columns)
-    text = f"FROM {_quote(link.table)} AS c WHERE {refers}"
+    refers = " AND ".join(f"c.{quote(name)} IS NOT NULL" for name in link.columns)
+    text = f"FROM {quote(link.table)} AS c WHERE {refers}"
     if not read(raw, "SELECT 1 FROM main.sqlite_master WHERE name = ? COLLATE NOCASE", link.parent):
         return text
     # The plus takes the child's affinity away: SQLite compares by the parent's.
-    match = " AND ".join(f"p.{_quote(key)} = +c.{_quote(name)}" for key, name in zip(link.keys, link.columns))
-    return f"{text} AND NOT EXISTS (SELECT 1 FROM {_quote(link.parent)} AS p WHERE {match})"
+    match = " AND ".join(f"p.{quote(key)} = +c.{quote(name)}" for key, name in zip(link.keys, link.columns))
+    return f"{text} AND NOT EXISTS (SELECT 1 FROM {quote(link.parent)} AS p WHERE {match})"
 
 
 def _broken_links(raw: Any) -> list[_Link]:
@@ -121,7 +123,3 @@ def read(raw: Any, query: str, *parameters: str) -> list[tuple]:
     finally:
         raw.text_factory = kept
         cursor.close()
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

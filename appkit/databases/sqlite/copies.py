@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine
 
+from appkit.databases.sqlite.naming import quote
 from appkit.errors import AppkitError, RehearsalError
 
 _BATCH = 20_000
@@ -134,8 +135,8 @@ def read_batches(url: URL, table: str, columns: tuple[str, ...]) -> Iterator[lis
 
     Text that is no UTF-8 comes with its bytes as surrogates (PEP 383), so that nothing is lost or refused.
     """
-    names = ", ".join(_quoted(name) for name in columns)
-    statement = f"SELECT {names} FROM {_quoted(table)}"
+    names = ", ".join(quote(name) for name in columns)
+    statement = f"SELECT {names} FROM {quote(table)}"
     done = 0
     try:
         for batch in _fetch(url, statement, str):
@@ -159,9 +160,6 @@ def _fetch(url: URL, statement: str, text: Callable[[bytes], str]) -> Iterator[l
 def _decode(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
 
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def is_connection(connection: Any) -> bool:

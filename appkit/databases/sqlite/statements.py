@@ -6,6 +6,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from appkit.databases.sqlite.catalogue import read_catalogue
+from appkit.databases.sqlite.naming import quote
+
 _NAME = r'(?:"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|[^\s"`\[\](),.;]+)'
 _ALTER = rf"\s*ALTER\s+TABLE\s+({_NAME}(?:\.{_NAME})?)\s+RENAME\s+"
 _RENAME = re.compile(rf"{_ALTER}(?:COLUMN\s+)?({_NAME})\s+TO\s+({_NAME})\s*;?\s*$", re.IGNORECASE)
@@ -128,23 +131,21 @@ def _source(table: str) -> str:
 
 
 def _nulls(connection: Connection, table: str, column: str) -> Obstacle:
-    if column not in [row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({_quoted(table)})")]:
+    if column not in [row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({quote(table)})")]:
         return _seen(connection, "not null", table, column, "has no value for a new column that takes no NULL", "1")
-    return _seen(connection, "not null", table, column, f"{column} is NULL", f"{_quoted(column)} IS NULL")
+    return _seen(connection, "not null", table, column, f"{column} is NULL", f"{quote(column)} IS NULL")
 
 
 def _twice(connection: Connection, table: str, columns: list[str]) -> Obstacle:
-    names = ", ".join(map(_quoted, columns))
-    there = " AND ".join(f"{_quoted(name)} IS NOT NULL" for name in columns)
-    again = f"SELECT {names} FROM {_quoted(table)} WHERE {there} GROUP BY {names} HAVING count(*) > 1"
+    names = ", ".join(map(quote, columns))
+    there = " AND ".join(f"{quote(name)} IS NOT NULL" for name in columns)
+    again = f"SELECT {names} FROM {quote(table)} WHERE {there} GROUP BY {names} HAVING count(*) > 1"
     return _seen(connection, "unique", table, ", ".join(columns), f"{', '.join(columns)} is in more than one row",
                  f"({names}) IN ({again})")
 
 
 def _unchecked(connection: Connection, name: str, statement: str) -> Obstacle | None:
     """Find the rows that break a check, by its name or its expression, on the table that the statement wrote to."""
-    from appkit.databases.sqlite import read_catalogue
-
     written = re.match(rf"\s*(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|REPLACE\s+INTO)\s+({_NAME})", statement,
                        re.IGNORECASE)
     if not written:
@@ -158,10 +159,10 @@ def _unchecked(connection: Connection, name: str, statement: str) -> Obstacle | 
 
 def _children(connection: Connection, parent: str) -> Obstacle | None:
     for (table,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-        for row in connection.exec_driver_sql(f"PRAGMA foreign_key_list({_quoted(table)})").fetchall():
+        for row in connection.exec_driver_sql(f"PRAGMA foreign_key_list({quote(table)})").fetchall():
             if row[2].lower() == parent.lower():
                 found = _seen(connection, "parent", table, row[3], f"{row[3]} refers to {parent}",
-                              f"{_quoted(row[3])} IS NOT NULL")
+                              f"{quote(row[3])} IS NOT NULL")
                 if found.rows:
                     return found
     return None
@@ -169,15 +170,11 @@ def _children(connection: Connection, parent: str) -> Obstacle | None:
 
 def _seen(connection: Connection, kind: str, table: str, column: str, what: str, condition: str) -> Obstacle:
     """Count the rows of which a condition holds, and name a few by their key."""
-    columns = connection.exec_driver_sql(f"PRAGMA table_info({_quoted(table)})").fetchall()
+    columns = connection.exec_driver_sql(f"PRAGMA table_info({quote(table)})").fetchall()
     key = [row[1] for row in sorted(columns, key=lambda row: row[5]) if row[5]]
-    names = ", ".join(map(_quoted, key)) or "rowid"
-    where = f"FROM {_quoted(table)} WHERE {condition}"
+    names = ", ".join(map(quote, key)) or "rowid"
+    where = f"FROM {quote(table)} WHERE {condition}"
     rows = connection.exec_driver_sql(f"SELECT count(*) {where}").scalar_one()
     keys = connection.exec_driver_sql(f"SELECT {names} {where} ORDER BY {names} LIMIT {_SAMPLES}").fetchall()
     told = tuple(", ".join(f"{name}={value!r}" for name, value in zip(key or ["rowid"], row)) for row in keys)
     return Obstacle(kind, table, column, what, rows, told)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

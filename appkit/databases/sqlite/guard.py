@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from appkit.databases.sqlite_orphans import describe_new, find_orphans, read
+from appkit.databases.sqlite.orphans import describe_new, find_orphans, read
 from appkit.errors import OrphanedRowsError
 
 _LEGACY = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL, which Python 3.11 does not have
