@@ -8,6 +8,7 @@ import pandas as pd
 
 from appkit.databases import Entry, database_of, open_source
 from appkit.printing import printable
+from appkit.schema import entries_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +85,7 @@ class _Box(NamedTuple):
 
 def _picture(source: Any) -> _Picture:
     if isinstance(source, pd.DataFrame):
-        return _draw(list(map(Entry._make, _rows(source))), {})
+        return _draw(list(map(Entry._make, entries_of(source))), {})
     with open_source(source) as engine:
         database = database_of(engine)
         with engine.connect() as connection:

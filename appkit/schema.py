@@ -58,10 +58,11 @@ def compare_schema(before: Any, after: Any) -> pd.DataFrame:
 
 def _definitions(source: Any) -> dict[tuple[str, str, str], str]:
     schema = source if isinstance(source, pd.DataFrame) else read_schema(source)
-    return {(kind, table, name): definition for kind, table, name, definition in _rows(schema)}
+    return {(kind, table, name): definition for kind, table, name, definition in entries_of(schema)}
 
 
-def _rows(schema: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+def entries_of(schema: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    """Give the rows of a schema's frame: kind, table, name, definition."""
     return schema[_COLUMNS].itertuples(index=False, name=None)
 
 

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 
 from appkit.databases import Entry
 from appkit.databases.sqlite import quote, read_catalogue, read_tables
-from appkit.schema import compare_schema, draw_schema, read_schema
+from appkit.diagram import draw_schema
+from appkit.schema import compare_schema, read_schema
 
 HOSTILE = "a \"b\" 'c' `d` [e] %s :f ? <b>--/*é*/;,("
 

@@ -1,8 +1,8 @@
 """SQLite: what it says of itself, how it is read, copied, watched, and guarded while it is migrated."""
 from appkit.databases.sqlite.catalogue import read_catalogue, read_tables
 from appkit.databases.sqlite.copies import (
-    back_up, copy_database, empty_database, file_behind, file_of, hear_connections, is_connection, place_of, read_batches,
-    read_storage, restore_copy, save_copy, storage_of, watch_writes)
+    back_up, copy_database, empty_database, file_behind, file_of, hear_connections, is_connection, place_of,
+    read_batches, read_storage, restore_copy, save_copy, storage_of, watch_writes)
 from appkit.databases.sqlite.guard import Guard
 from appkit.databases.sqlite.naming import quote
 from appkit.databases.sqlite.reading import holds_database, read_orphans, read_rows, reading_only, understand
