@@ -162,9 +162,11 @@ class Snapshots:
             return ()
         columns = ", ".join(f"c{place}" for place in places)
         rows = self._connection.execute(f"SELECT {columns} FROM {kept.relation} ORDER BY ALL LIMIT {limit}").fetchall()
-        return tuple(", ".join(f"{name}={shortened(value)}" for name, value in zip(kept.table.key, row)) for row in rows)
+        return tuple(", ".join(f"{name}={shortened(value)}" for name, value in zip(kept.table.key, row))
+                     for row in rows)
 
-    def compare(self, before: Kept, after: Kept, lineage: dict[str, str], added: frozenset[str] = frozenset()) -> Comparison:
+    def compare(self, before: Kept, after: Kept, lineage: dict[str, str],
+                added: frozenset[str] = frozenset()) -> Comparison:
         """Compare a table at two revisions.
 
         Parameters
@@ -172,8 +174,8 @@ class Snapshots:
         lineage
             For each column of `after` that continues one of `before`, that one's name.
         added
-            Columns that earlier revisions of the same rehearsal added: they too may have taken up the values of a column
-            that is gone now. A column that was always there may not: that two columns agree today is no proof.
+            Columns that earlier revisions of the same rehearsal added: they too may have taken up the values of a
+            column that is gone now. A column that was always there may not: that two columns agree today is no proof.
         """
         comparison = Comparison(self._connection, before, after, lineage)
         comparison.find_carried(added)
@@ -438,7 +440,8 @@ class Comparison:
         keys = ", ".join(f"key{place}" for place in range(width))
         rows = self._one(f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {mine} WHERE gone)")
         few = self._connection.execute(f"SELECT DISTINCT {keys} FROM {mine} WHERE gone ORDER BY ALL LIMIT 3").fetchall()
-        values = self._connection.execute(f"SELECT place, count(*) FROM {mine} WHERE NOT gone GROUP BY place").fetchall()
+        values = self._connection.execute(f"SELECT place, count(*) FROM {mine} WHERE NOT gone "
+                                          "GROUP BY place").fetchall()
         told = tuple(self._key_told(row) for row in few)
         return rows, told, {self.before.names[place]: count for place, count in values}
 
@@ -610,8 +613,8 @@ def _same_value(before: Kept, b: int, after: Kept, a: int, *, retyped: bool) -> 
 def _equal(old: str | None, new: str | None, kinds: str) -> str | None:
     """Give the SQL that says whether a value survived a change of its column's type, by its kinds before and after.
 
-    A number that became text must give the number back; a text that became a number must have been exactly that number's
-    own text, for '007' is not what 7 gives back.
+    A number that became text must give the number back; a text that became a number must have been exactly that
+    number's own text, for '007' is not what 7 gives back.
     """
     if old is None or new is None:
         return None
@@ -648,9 +651,12 @@ def _literal(text: str) -> str:
 
 # ---- which table and which column is which
 
+Match = tuple[str | None, str | None, TableLedger, Comparison | None, tuple[str, ...]]
+
+
 def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str, Kept],
                  renames: list[tuple[str, dict[str, str]]], moved: dict[str, str],
-                 added: dict[str, frozenset[str]]) -> list[tuple[str | None, str | None, TableLedger, Comparison | None, tuple[str, ...]]]:
+                 added: dict[str, frozenset[str]]) -> list[Match]:
     """Set the tables of two moments side by side, with the ledger of each pair.
 
     Parameters

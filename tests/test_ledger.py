@@ -7,6 +7,7 @@ import logging
 import shutil
 import sqlite3
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -283,9 +284,12 @@ def follow_added(added: dict[str, set[str]], after: dict[str, Seen], revision: R
 
 @contextmanager
 def quiet() -> Iterator[None]:
+    """Let no log line and no warning of Alembic's be seen: a warning made an error would end the real upgrade."""
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(logging.NOTSET)
 
