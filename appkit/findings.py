@@ -9,8 +9,11 @@ from typing import Any
 import pandas as pd
 
 from appkit import wording
+from appkit.comparison import Comparison
+from appkit.differences import filled_with, lost_for_good, sample_changes, sample_of
+from appkit.ledger import TableLedger
 from appkit.script import Script
-from appkit.snapshots import Comparison, TableLedger, shortened
+from appkit.values import shortened
 from appkit.watching import Statement
 
 COLUMNS = ["revision", "severity", "finding", "where", "evidence", "effect", "advice"]
@@ -159,7 +162,7 @@ def _lost_for_good(pair: Pair, trip: RoundTrip | None) -> _Lost:
         return _Lost(0, (), {})
     if pair.comparison is None or not pair.comparison.key:
         return _lost_by_count(pair, back)
-    return _Lost(*pair.comparison.lost_for_good(back.comparison if back else None))
+    return _Lost(*lost_for_good(pair.comparison, back.comparison if back else None))
 
 
 def _unkept(ledger: TableLedger) -> bool:
@@ -200,12 +203,12 @@ def _rows_lost(step: Step, pair: Pair, lost: _Lost) -> Finding:
 
 def _values_lost(step: Step, pair: Pair, column: Any, count: int) -> Finding:
     if _dropped(pair, column.was) and column.column == column.was:
-        told = ", ".join(f"{key}: {shortened(value)}" for key, value in pair.comparison.sample_of(column.was))
+        told = ", ".join(f"{key}: {shortened(value)}" for key, value in sample_of(pair.comparison, column.was))
         return Finding(step.revision, "loss", "values-lost", f"{pair.name}.{column.was}",
                        f"{count} of {_rows(pair.ledger.before)} held a value" + (f" ({told})" if told else ""),
                        f"The column is dropped with its values{_not_undone(step)}.", _rename_advice(pair, column.was))
     where = f"{pair.name}.{column.column}"
-    samples = pair.comparison.sample_changes(column.was, column.column)
+    samples = sample_changes(pair.comparison, column.was, column.column)
     told = "; ".join(f"{key}: {shortened(old)} → {shortened(new)}" for key, old, new in samples)
     parent = _cascading(step.statements, pair.before)
     if column.lost and not column.changed and parent:
@@ -334,12 +337,12 @@ def _inventions(step: Step) -> Iterator[Finding]:
         for column in pair.ledger.columns:
             where = f"{pair.name}.{column.column}"
             if column.was and column.invented:
-                told = _values_told(pair.comparison.filled_with(column.column, column.was))
+                told = _values_told(filled_with(pair.comparison, column.column, column.was))
                 yield Finding(step.revision, "warning", "values-invented", where,
                               f"{column.invented} of {_rows(pair.ledger.before)} had NULL, now: {told}",
                               *wording.NULLS_FILLED)
             elif not column.was and (default := step.defaults.get((pair.name, column.column))):
-                values = pair.comparison.filled_with(column.column, None)
+                values = filled_with(pair.comparison, column.column, None)
                 if len(values) == 1 and pair.ledger.kept + pair.ledger.changed:
                     yield Finding(step.revision, "warning", "values-invented", where,
                                   f"all {values[0][1]} rows get {shortened(values[0][0])} (DEFAULT {default})",

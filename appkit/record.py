@@ -5,7 +5,8 @@ import pandas as pd
 from flask import Flask
 
 from appkit.folders import PrivateFolder
-from appkit.snapshots import Kept, Snapshots
+from appkit.snapshots import Snapshots
+from appkit.values import Kept
 
 
 @dataclass(frozen=True)

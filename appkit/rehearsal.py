@@ -17,10 +17,11 @@ from appkit.drift import find_drift
 from appkit.errors import RehearsalError, SourceTouchedError, reason_of
 from appkit.findings import Failure, Pair, RoundTrip, Step, judge
 from appkit.folders import PrivateFolder
+from appkit.matching import match_tables
 from appkit.record import Record, State
 from appkit.result import Rehearsal
 from appkit.schema import compare_schema, read_schema
-from appkit.snapshots import Snapshots, match_tables
+from appkit.snapshots import Snapshots
 from appkit.standin import StandIn, keep_loggers, no_bytecode
 from appkit.watching import Statement, Watch
 
@@ -87,6 +88,7 @@ class _Run:
         self.snapshots = Snapshots(self.kept_folder.path)
         unfinished.callback(self.snapshots.close)
         self.added: dict[str, frozenset[str]] = {}  # columns that this rehearsal's revisions added, by table
+        self.fresh: frozenset[str] = frozenset()  # tables that they made
 
     def rehearse(self, to: str) -> Rehearsal:
         start = self.standin.heads()
@@ -195,13 +197,15 @@ class _Run:
         texts = [statement.text for statement in statements]
         return [Pair(*found) for found in match_tables(
             self.snapshots, before.tables, after.tables, self.database.find_renames(texts),
-            self.database.find_table_renames(texts), self.added)]
+            self.database.find_table_renames(texts), self.added, self.fresh)]
 
     def _differences(self, before: State, after: State) -> pd.DataFrame:
         return compare_schema(before.schema, after.schema)
 
     def _note_added(self, pairs: list[Pair]) -> None:
-        """Follow the columns that this rehearsal added through later renames."""
+        """Follow the columns and tables that this rehearsal added through later renames."""
+        self.fresh = frozenset(pair.after for pair in pairs
+                               if pair.after and (pair.before is None or pair.before in self.fresh))
         both = [(pair, self.added.get(pair.before, frozenset())) for pair in pairs if pair.before and pair.after]
         self.added = {pair.after: pair.comparison.new | {name for name, was in pair.comparison.lineage.items()
                                                          if was in known} for pair, known in both}

@@ -9,6 +9,7 @@ import pandas as pd
 
 from appkit.applying import Applied, apply
 from appkit.databases import database_of, engine_of
+from appkit.differences import differences
 from appkit.display import count_severities, html_of, json_of, text_of
 from appkit.errors import RehearsalError, UnknownTableError
 from appkit.findings import COLUMNS, UNSAFE, Finding, Pair, Step
@@ -85,7 +86,7 @@ class Rehearsal:
         pair = self._pair(table, revision)
         if pair is None:
             return pd.DataFrame(columns=_DIFFERENCES, dtype=object)
-        found = pair.comparison.differences() if pair.comparison else self._whole(pair)
+        found = differences(pair.comparison) if pair.comparison else self._whole(pair)
         rows = [(key[0] if key and len(key) == 1 else key, *rest) for key, *rest in found]
         return pd.DataFrame({name: pd.Series([row[place] for row in rows], dtype=object)
                              for place, name in enumerate(_DIFFERENCES)})

@@ -12,6 +12,7 @@ from sqlalchemy.pool import Pool
 
 from appkit.errors import SourceTouchedError
 
+_ROWS = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|SELECT|WITH)\b", re.IGNORECASE)
 _FOLD = 8  # how far back the same statement is counted together: a loop may alternate between a few
 
 
@@ -154,7 +155,8 @@ class Watch:
             statement.text, re.IGNORECASE | re.DOTALL)
 
     def _add(self, statement: Statement) -> None:
-        for before in self.statements[-_FOLD:]:
+        rows_only = _ROWS.match(statement.text)  # the order of renames and the like tells what became of what
+        for before in self.statements[-_FOLD:] if rows_only else ():
             if before.text == statement.text:
                 before.seconds += statement.seconds
                 if statement.rows is not None:

@@ -516,3 +516,21 @@ def test_what_autogenerate_does_not_see_is_seen_as_drift():
     told = appkit.rehearse(app).findings.query("finding == 'drift'")
     assert set(told["where"]) == {"post", "user", "user.level"}
     assert told["evidence"].str.contains("level > 0").any() and (told["severity"] == "warning").all()
+
+
+def test_a_column_copied_and_dropped_keeps_its_values_without_a_key_too(rehearsed):
+    seen = rehearsed("CREATE TABLE t (a INT, b TEXT); INSERT INTO t VALUES (1, 'x'), (1, 'x'), (2, NULL);",
+                     "op.add_column('t', sa.Column('c', sa.Text))\nop.execute('UPDATE t SET c = b')\n"
+                     "op.execute('ALTER TABLE t DROP COLUMN b')", down=False)
+    assert found(seen) == [] and seen.columns.query("column == 'c'")["was"].tolist() == ["b"]
+
+
+def test_a_table_replaced_by_its_copy_two_revisions_later_keeps_its_rows(tmp_path):
+    app = make_app(tmp_path, "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT); INSERT INTO t VALUES (1, 'x'), (2, 'y');")
+    write_revision(app, "1", "op.execute('CREATE TABLE u (id INTEGER PRIMARY KEY, a TEXT, b TEXT)')\n"
+                   "op.execute('INSERT INTO u (id, a) SELECT id, a FROM t')", "op.drop_table('u')")
+    write_revision(app, "2", "op.drop_table('t')\nop.rename_table('u', 't')", follows="1")
+    assert "rows-lost" not in set(appkit.rehearse(app, downgrade=False).findings["finding"])
+    write_revision(app, "1", "op.execute('CREATE TABLE u (id INTEGER PRIMARY KEY, a TEXT, b TEXT)')\n"
+                   "op.execute('INSERT INTO u (id, a) SELECT id, a FROM t WHERE id > 1')", "op.drop_table('u')")
+    assert ("loss", "rows-lost", "t") in found(appkit.rehearse(app, downgrade=False))

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from appkit.databases import Column, Table
-from appkit.snapshots import ColumnLedger, Comparison, Kept, Snapshots, match_tables
+from appkit.comparison import Comparison
+from appkit.differences import differences, filled_with, lost_for_good, sample_changes, sample_of
+from appkit.ledger import ColumnLedger, count_ledger
+from appkit.matching import match_tables
+from appkit.snapshots import Snapshots
+from appkit.values import Kept
 
 KINDS = [None, 0, 1, -1, 2**53, 2**53 + 1, 2**63 - 1, -2**63, 1.0, -0.0, 0.1, 1e300, float("inf"), float("-inf"), "",
          "1", "1.0", "a\0b", "größe", "𝄞", "<b>&'\"", b"", b"1", b"\xff", b"a\0b"]
@@ -36,7 +41,7 @@ def compare(snapshots) -> Callable[..., Comparison]:
     """Compare two kept tables; columns of one name continue one another, and those of `renamed`: new to old."""
     def compared(before: Kept, after: Kept, renamed: dict | None = None, added: tuple = ()) -> Comparison:
         lineage = {name: name for name in after.names if name in before.names and name not in (renamed or {}).values()}
-        return snapshots.compare(before, after, lineage | (renamed or {}), frozenset(added))
+        return Comparison(snapshots, before, after, lineage | (renamed or {}), frozenset(added))
     return compared
 
 
@@ -49,12 +54,12 @@ def exact(rows: list[tuple]) -> list[tuple]:
 
 
 def numbers(comparison: Comparison) -> tuple[int, ...]:
-    ledger = comparison.ledger()
+    ledger = count_ledger(comparison)
     return ledger.before, ledger.after, ledger.kept, ledger.changed, ledger.lost, ledger.added
 
 
 def column(comparison: Comparison, name: str, was: str | None = None) -> ColumnLedger:
-    return next(each for each in comparison.ledger().columns
+    return next(each for each in count_ledger(comparison).columns
                 if each.column == name and (was is None or each.was == was))
 
 
@@ -142,8 +147,8 @@ def test_null_is_a_loss_one_way_and_filled_the_other(keep, compare):
     comparison = compare(before, keep("id x", [(1, None), (2, "b"), (3, None), (4, "x"), (6, "new")]))
     assert column(comparison, "x") == ColumnLedger("x", "x", kept=0, changed=1, lost=2, filled=2, invented=1)
     assert numbers(comparison) == (5, 5, 1, 3, 1, 1)
-    assert comparison.filled_with("x", "x") == [("b", 1)]
-    assert comparison.sample_changes("x", "x") == [("id=1", "a", None), ("id=4", "d", "x")]
+    assert filled_with(comparison, "x", "x") == [("b", 1)]
+    assert sample_changes(comparison, "x", "x") == [("id=1", "a", None), ("id=4", "d", "x")]
 
 
 # ---- which row is which
@@ -152,7 +157,7 @@ def test_all_columns_of_a_composite_key_tell_a_row(keep, compare):
     before = keep("a b x", [(1, 1, "p"), (1, 2, "q"), (2, 1, "r")], "a b")
     comparison = compare(before, keep("b a x", [(1, 1, "p"), (1, 2, "r2"), (2, 2, "q")], "a b"))
     assert numbers(comparison) == (3, 3, 1, 1, 1, 1)
-    assert comparison.differences() == [
+    assert differences(comparison) == [
         ((1, 2), "b", 2, None), ((1, 2), "a", 1, None), ((1, 2), "x", "q", None), ((2, 1), "x", "r", "r2"),
         ((2, 2), "b", None, 2), ((2, 2), "a", None, 2), ((2, 2), "x", None, "q")]
 
@@ -162,7 +167,7 @@ def test_keys_of_several_kinds_stay_several(keep, compare, keys):
     before = keep("id x", [(key, place) for place, key in enumerate(keys)])
     comparison = compare(before, keep("id x", [(keys[0], 0), (keys[1], "other")]))
     assert numbers(comparison) == (4, 2, 1, 1, 2, 0)
-    rows, told, values = comparison.lost_for_good(None)
+    rows, told, values = lost_for_good(comparison, None)
     assert len(told) == rows == 2 and set(told) == {f"id={key!r}" for key in keys[2:]} and values == {"x": 1}
 
 
@@ -172,7 +177,7 @@ def test_a_table_without_key_is_compared_as_a_multiset(keep, compare):
     assert numbers(comparison) == (5, 5, 3, 0, 2, 2)
     assert column(comparison, "x") == ColumnLedger("x", "x", kept=2, lost=2, filled=2)
     assert column(comparison, "y") == ColumnLedger("y", "y", kept=1, lost=2, filled=1)
-    assert all(key is None for key, *_ in comparison.differences()) and len(comparison.differences()) == 7
+    assert all(key is None for key, *_ in differences(comparison)) and len(differences(comparison)) == 7
 
 
 def test_a_row_without_any_value_is_lost_and_added_like_others(keep, compare):
@@ -212,7 +217,7 @@ def test_a_key_that_changes_its_type_still_tells_its_rows(keep, compare):
     before = keep("id:INTEGER x", [(1, "a"), (2**53 + 1, "b"), (3, "c")])
     comparison = compare(before, keep("id:TEXT x", [("1", "a"), ("9007199254740993", "z"), ("03", "c")]))
     assert numbers(comparison) == (3, 3, 1, 1, 1, 1)
-    assert [key for key, name, *_ in comparison.differences() if name == "x"] == [(3,), (2**53 + 1,), ("03",)]
+    assert [key for key, name, *_ in differences(comparison) if name == "x"] == [(3,), (2**53 + 1,), ("03",)]
     assert column(comparison, "id") == ColumnLedger("id", "id", kept=2, lost=1, filled=1)
 
 
@@ -221,7 +226,7 @@ def test_a_key_that_changes_its_type_still_tells_its_rows(keep, compare):
 def test_a_renamed_column_keeps_its_values(keep, compare):
     before, after = keep("id x y", [(1, "a", "b"), (2, "c", None)]), keep("id y x", [(1, "a", "b"), (2, "c", None)])
     swapped = compare(before, after, {"y": "x", "x": "y"})
-    assert numbers(swapped) == (2, 2, 2, 0, 0, 0) and swapped.ledger().whole
+    assert numbers(swapped) == (2, 2, 2, 0, 0, 0) and count_ledger(swapped).whole
     assert numbers(compare(before, after)) == (2, 2, 0, 2, 0, 0)
 
 
@@ -266,22 +271,22 @@ def test_an_empty_column_is_carried_nowhere(keep, compare):
 def test_without_a_way_back_all_that_is_gone_is_lost(keep, compare):
     before = keep("id x y", [(1, "a", "p"), (2, "b", None), (3, "c", "q"), (4, "d", "r")])
     up = compare(before, keep("id x", [(1, "a"), (2, "B"), (4, None)]))
-    assert up.lost_for_good(None) == (1, ("id=3",), {"x": 2, "y": 2})
+    assert lost_for_good(up, None) == (1, ("id=3",), {"x": 2, "y": 2})
 
 
 def test_what_the_way_back_brings_is_not_lost(keep, compare):
     before = keep("id x y", [(1, "a", "p"), (2, "b", None), (3, "c", "q"), (4, "d", "r")])
     up = compare(before, keep("id x", [(1, "a"), (2, "B"), (4, None)]))
     whole = keep("id x y", [(1, "a", "p"), (2, "b", None), (3, "c", "q"), (4, "d", "r")])
-    assert up.lost_for_good(compare(before, whole)) == (0, (), {})
+    assert lost_for_good(up, compare(before, whole)) == (0, (), {})
     some = compare(before, keep("id x y", [(1, "a", None), (2, "b", None), (3, "c", "other"), (4, None, "r")]))
-    assert up.lost_for_good(some) == (0, (), {"x": 1, "y": 2})  # row 3 came back, with another y
+    assert lost_for_good(up, some) == (0, (), {"x": 1, "y": 2})  # row 3 came back, with another y
 
 
 def test_what_only_the_way_back_loses_is_not_counted_against_the_upgrade(keep, compare):
     before = keep("id x", [(1, "a"), (2, "b")])
     up, back = compare(before, keep("id x", [(1, "a"), (2, "z")])), compare(before, keep("id x", [(2, "b")]))
-    assert up.lost_for_good(back) == (0, (), {})
+    assert lost_for_good(up, back) == (0, (), {})
 
 
 # ---- names
@@ -296,8 +301,8 @@ def test_hostile_names_are_only_names(snapshots, name):
         return snapshots.keep(Table(name, described, ("id",), (), ()), [list(zip(*rows))])
 
     before, after = kept([(1, "a"), (2, "b")]), kept([(1, "<i>'\""), (2, "b")])
-    comparison = snapshots.compare(before, after, {"id": "id", name: name})
-    assert comparison.differences() == [((1,), name, "a", "<i>'\"")]
+    comparison = Comparison(snapshots, before, after, {"id": "id", name: name})
+    assert differences(comparison) == [((1,), name, "a", "<i>'\"")]
     assert column(comparison, name) == ColumnLedger(name, name, kept=1, changed=1)
 
 

@@ -1,0 +1,103 @@
+"""The ledger: what became of every row and value of a table."""
+from dataclasses import dataclass
+
+from appkit.comparison import Comparison
+from appkit.values import Kept
+
+
+@dataclass(frozen=True)
+class ColumnLedger:
+    """What became of one column's values: before = kept + changed + lost, after = kept + changed + filled.
+
+    `invented` are those of `filled` that stand in rows which were there before, with a NULL in this column.
+    """
+
+    column: str
+    was: str
+    kept: int = 0
+    changed: int = 0
+    lost: int = 0
+    filled: int = 0
+    invented: int = 0
+
+
+@dataclass(frozen=True)
+class TableLedger:
+    """What became of one table's rows: before = kept + changed + lost, after = kept + changed + added."""
+
+    before: int
+    after: int
+    kept: int
+    changed: int
+    lost: int
+    added: int
+    columns: tuple[ColumnLedger, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row is there, none is new, and every value is what it was."""
+        return self.kept == self.before == self.after and not any(
+            column.changed or column.lost or column.filled for column in self.columns)
+
+
+def count_ledger(comparison: Comparison) -> TableLedger:
+    """Count what became of every row and value."""
+    if comparison.before.relation == comparison.after.relation:
+        return _untouched(comparison)
+    return _keyed(comparison) if comparison.key else _loose(comparison)
+
+
+def _untouched(comparison: Comparison) -> TableLedger:
+    rows, values = comparison.before.rows, zip(comparison.before.names, comparison.before.values)
+    return TableLedger(rows, rows, rows, 0, 0, 0, tuple(ColumnLedger(n, n, kept=count) for n, count in values))
+
+
+def _keyed(comparison: Comparison) -> TableLedger:
+    both = "b.rowid IS NOT NULL AND a.rowid IS NOT NULL"
+    differ = " OR ".join(comparison.differs(b, a) for b, a in comparison.pairs) or "false"
+    wanted = [f"{both} AND NOT ({differ})", f"{both} AND ({differ})", "a.rowid IS NULL", "b.rowid IS NULL"]
+    for b, a in comparison.pairs:
+        held = f"b.c{b} IS NOT NULL AND a.c{a} IS NOT NULL"
+        wanted += [f"{held} AND {comparison.same(b, a)}", f"{held} AND NOT ({comparison.same(b, a)})",
+                   f"b.c{b} IS NOT NULL AND a.c{a} IS NULL", f"b.c{b} IS NULL AND a.c{a} IS NOT NULL",
+                   f"{both} AND b.c{b} IS NULL AND a.c{a} IS NOT NULL"]
+    counts = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in wanted)
+    found = list(comparison.row(f"SELECT {counts} FROM {comparison.joined()}"))
+    return TableLedger(comparison.before.rows, comparison.after.rows, *found[:4], _columns(comparison, found[4:]))
+
+
+def _columns(comparison: Comparison, found: list[int]) -> tuple[ColumnLedger, ...]:
+    counted = {}
+    for place, (b, a) in enumerate(comparison.pairs):
+        counts = found[5 * place:5 * place + 5]
+        counted[a] = ColumnLedger(comparison.after.names[a], comparison.before.names[b], *counts)
+    now = [counted.get(a) or ColumnLedger(name, "", filled=comparison.after.values[a])
+           for a, name in enumerate(comparison.after.names)]
+    carried = [ColumnLedger(comparison.after.names[a], comparison.before.names[b], kept=comparison.before.values[b])
+               for b, a in comparison.carried]
+    gone = [ColumnLedger(comparison.before.names[b], comparison.before.names[b], lost=comparison.before.values[b])
+            for b in comparison.gone()]
+    return tuple(now + carried + gone)
+
+
+def _loose(comparison: Comparison) -> TableLedger:
+    before, after = comparison.before.rows, comparison.after.rows
+    found = comparison.multiset_counts(comparison.pairs) if comparison.pairs else [0, before, after]
+    kept, lost, added = found[:3]
+    columns = []
+    for place in range(len(comparison.pairs) ):
+        same, gone, new = found[3 + 3 * place:6 + 3 * place]
+        columns += [same, 0, gone, new, 0]
+    return TableLedger(before, after, kept, 0, lost, added, _columns(comparison, columns))
+
+
+def gone_ledger(kept: Kept) -> TableLedger:
+    """Count a table that went as a whole."""
+    columns = tuple(ColumnLedger(name, name, lost=count) for name, count in zip(kept.names, kept.values))
+    return TableLedger(kept.rows, 0, 0, 0, kept.rows, 0, columns)
+
+
+def new_ledger(kept: Kept) -> TableLedger:
+    """Count a table that came as a whole."""
+    columns = tuple(ColumnLedger(name, "", filled=count) for name, count in zip(kept.names, kept.values))
+    return TableLedger(0, kept.rows, 0, 0, 0, kept.rows, columns)
