@@ -1,12 +1,14 @@
 # The two commands: `make lab` to look, `make test` to prove. Both make the environment when it is missing or outdated.
 PYTHON ?= python3
 BIN := .venv/bin
+# Jupyter refuses to start as root, as in a container, unless it is told so.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .PHONY: lab test notebooks
 
 lab: .venv/made
 	$(BIN)/flask --app appkit db upgrade
-	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00-start-here.ipynb
 
 test: .venv/made
 	$(BIN)/python -m pytest -n 2 --dist loadscope

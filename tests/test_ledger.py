@@ -103,8 +103,7 @@ class Truth:
         self.carried: list[tuple[str, str]] = []
         self.key = self.find_key()
         self.joined = list(self.join()) if self.key else None
-        if self.key:
-            self.find_carried(added)
+        self.find_carried(added)
 
     def whole(self) -> bool:
         """Whether there were rows, and all of them are there with all that they held."""
@@ -160,19 +159,33 @@ class Truth:
 
     def find_carried(self, added: set[str]) -> None:
         """The columns that are gone, every value of which stands in a column that this history added."""
-        both = [(old, new) for old, new in self.joined if old and new]
         fresh = [name for name in self.after.columns if name not in self.pairs]
         older = [name for name in self.after.columns if name in added and name not in fresh]
         for was in [name for name in self.before.columns if name not in self.pairs.values()]:
-            held = [(old, new) for old, new in both if old[was] is not None]
             for now in fresh + older:
-                if held and all(new[now] is not None and self.same(was, now, old, new) for old, new in held):
+                if self.held(self.before, was) and self.carries(was, now):
                     if now in fresh:
                         fresh.remove(now)
                         self.pairs[now] = was
                     else:
                         self.carried.append((now, was))
                     break
+
+    def carries(self, was: str, now: str) -> bool:
+        """Whether a column holds, row by row, every value of another; without a key, whether all rows fit together."""
+        if not self.key:
+            return self.held(self.after, now) > 0 and self.match({**self.pairs, now: was})[0] == len(self.before.rows)
+        held = [(old, new) for old, new in self.joined if old and new and old[was] is not None]
+        return bool(held) and all(new[now] is not None and self.same(was, now, old, new) for old, new in held)
+
+    def match(self, pairs: dict[str, str]) -> tuple[int, list[dict]]:
+        """Pair off rows that agree in some columns: how many of those before found one, and those after left over."""
+        rest, found = list(self.after.rows), 0
+        for old in self.before.rows:
+            new = next((new for new in rest if all(self.same(was, now, old, new) for now, was in pairs.items())), None)
+            rest = [row for row in rest if row is not new]
+            found += new is not None
+        return found, rest
 
     def count(self) -> tuple[tuple, Counter]:
         """Give the table's numbers, and those of its columns: (column, was, kept, changed, lost, filled)."""
