@@ -20,7 +20,7 @@ from appkit.folders import PrivateFolder
 from appkit.matching import match_tables
 from appkit.record import Record, State
 from appkit.result import Rehearsal
-from appkit.schema import compare_schema, read_schema
+from appkit.schema import compare_schema, frame_of
 from appkit.snapshots import Snapshots
 from appkit.standin import StandIn, keep_loggers, no_bytecode
 from appkit.watching import Statement, Watch
@@ -178,9 +178,9 @@ class _Run:
         storage = self.database.read_storage(self.url)
         engine = create_engine(self.url, poolclass=NullPool)
         with engine.connect() as connection:
-            found = [table for table in self.database.read_tables(connection) if table.name != self.version_table]
+            found, entries = self.database.read_structure(connection)
         tables = {}
-        for table in found:
+        for table in (table for table in found if table.name != self.version_table):
             old = before.tables.get(table.name) if before else None
             untouched = touched is not None and table.name.lower() not in touched
             if untouched and old and old.table == table and before.storage[table.name] == storage[table.name]:
@@ -189,8 +189,7 @@ class _Run:
                 names = tuple(column.name for column in table.columns)
                 tables[table.name] = self.snapshots.keep(
                     table, self.database.read_batches(self.url, table.name, names))
-        schema = read_schema(engine)
-        return State(tables, schema[schema["table"] != self.version_table].reset_index(drop=True), storage)
+        return State(tables, frame_of(entry for entry in entries if entry.table != self.version_table), storage)
 
     def _pairs(self, before: State, after: State, statements: list[Statement]) -> list[Pair]:
         """Set the tables of two states side by side, and count what became of their rows and values."""

@@ -1,5 +1,5 @@
 """The schema of a database: its catalogue as a DataFrame, and what differs between two of them."""
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -31,6 +31,11 @@ def read_schema(source: Any = None) -> pd.DataFrame:
         database = database_of(engine)
         with engine.connect() as connection:
             entries = database.read_catalogue(connection)
+    return frame_of(entries)
+
+
+def frame_of(entries: Iterable[Entry]) -> pd.DataFrame:
+    """Make the frame of a catalogue."""
     return pd.DataFrame(entries, columns=_COLUMNS, dtype="string")
 
 

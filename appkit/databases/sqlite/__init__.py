@@ -1,5 +1,5 @@
 """SQLite: what it says of itself, how it is read, copied, watched, and guarded while it is migrated."""
-from appkit.databases.sqlite.catalogue import read_catalogue, read_tables
+from appkit.databases.sqlite.catalogue import read_catalogue, read_structure, read_tables
 from appkit.databases.sqlite.copies import (
     back_up, copy_database, empty_database, file_behind, file_of, hear_connections, is_connection, place_of,
     read_batches, read_storage, restore_copy, save_copy, storage_of, watch_writes)
@@ -10,5 +10,5 @@ from appkit.databases.sqlite.statements import find_obstacle, find_renames, find
 
 __all__ = ["Guard", "back_up", "copy_database", "empty_database", "file_behind", "file_of", "find_obstacle",
            "find_renames", "find_table_renames", "hear_connections", "holds_database", "is_connection", "place_of",
-           "quote", "read_batches", "read_catalogue", "read_orphans", "read_rows", "read_storage", "read_tables",
-           "reading_only", "restore_copy", "save_copy", "storage_of", "understand", "watch_writes"]
+           "quote", "read_batches", "read_catalogue", "read_orphans", "read_rows", "read_storage", "read_structure",
+           "read_tables", "reading_only", "restore_copy", "save_copy", "storage_of", "understand", "watch_writes"]

@@ -14,13 +14,18 @@ from appkit.databases.sqlite.definitions import Look, TableText
 from appkit.databases.sqlite.naming import quote
 from appkit.databases.sqlite.tokens import fold, render, without_quotes, Words
 
+
 def read_tables(connection: Connection) -> list[Table]:
     """List the tables that hold rows, as a comparison needs to know them.
 
     Virtual tables are in it, the shadow tables behind them, views and SQLite's own tables are not; sorted by name.
     A virtual table whose module is not loaded cannot be read: then it is left out, and its shadow tables are in it.
     """
-    return [look.table for look in _look(connection) if look.table.columns]
+    return _readable(_look(connection))
+
+
+def _readable(looks: list[Look]) -> list[Table]:
+    return [look.table for look in looks if look.table.columns]
 
 
 def read_catalogue(connection: Connection) -> list[Entry]:
@@ -30,11 +35,17 @@ def read_catalogue(connection: Connection) -> list[Entry]:
     is called by its columns, or by its expression. Definitions are in one spelling: white space, comments, the
     quotes of identifiers, the case of keywords and what is the default anyway make no difference.
     """
+    return read_structure(connection)[1]
+
+
+def read_structure(connection: Connection) -> tuple[list[Table], list[Entry]]:
+    """Give what `read_tables` and what `read_catalogue` give, with one look."""
     looks = _look(connection)
     tables = {fold(look.table.name): look.table for look in looks}
     texts = {fold(look.table.name): TableText(look, tables) for look in looks}
     entries = [entry for text in texts.values() for entry in text.entries()]
-    return _sort_and_number([*entries, *_other_entries(connection, texts), *_sequence_entries(connection)])
+    entries += [*_other_entries(connection, texts), *_sequence_entries(connection)]
+    return _readable(looks), _sort_and_number(entries)
 
 
 def _sort_and_number(entries: Iterable[Entry]) -> list[Entry]:
