@@ -8,7 +8,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lab: .venv/made
 	$(BIN)/flask --app appkit db upgrade
-	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00-start-here.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) --ServerApp.root_dir=. notebooks/00-start-here.ipynb
 
 test: .venv/made
 	$(BIN)/python -m pytest -n 2 --dist loadscope

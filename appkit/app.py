@@ -6,8 +6,8 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
 from sqlalchemy import URL, event, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from werkzeug.exceptions import HTTPException, abort
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from werkzeug.exceptions import BadRequest, HTTPException, abort
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from appkit.databases import with_driver
@@ -34,6 +34,7 @@ def create_app(database_url: str | URL | None = None, *, migrations: str | Path 
     app = Flask("appkit")
     url = database_url or os.environ.get("DATABASE_URL") or "sqlite:///appkit.db"
     app.config["SQLALCHEMY_DATABASE_URI"] = with_driver(url)
+    app.config["MAX_CONTENT_LENGTH"] = 16 * 1024  # a user is small
     app.json.sort_keys = False
     db.init_app(app)
     Migrate(app, db, directory=migrations or find_migrations())
@@ -63,6 +64,11 @@ def _as_json(error: HTTPException) -> WerkzeugResponse:
     return response
 
 
+@routes.app_errorhandler(OperationalError)
+def _not_ready(_error: OperationalError) -> tuple[Response, int]:
+    return jsonify(error="The database is not ready. Is it there, and has `flask db upgrade` been run?"), 503
+
+
 @routes.get("/users")
 def list_users() -> Response:
     """A page of users by id: `?after=` the last id seen, `?limit=` at most 100."""
@@ -75,7 +81,13 @@ def list_users() -> Response:
 @routes.post("/users")
 def create_user() -> tuple[Response, int]:
     """Make a user from a JSON object with `username` and `email`."""
-    user = User(**_valid_user(request.get_json()))
+    try:
+        data = request.get_json()
+    except BadRequest:
+        abort(400, "The body is not JSON.")
+    except RecursionError:
+        abort(400, "The body is nested too deeply.")
+    user = User(**_valid_user(data))
     db.session.add(user)
     try:
         db.session.commit()
@@ -128,7 +140,8 @@ def _valid_user(data: object) -> dict[str, str]:
         abort(400, "email must have an @.")
     unknown = sorted(set(data) - {"username", "email"})
     if unknown:
-        abort(400, f"Unknown: {', '.join(unknown)}. A user has username and email.")
+        told = ", ".join(map(ascii, unknown))[:200]
+        abort(400, f"Unknown: {told}. A user has username and email.")
     return {"username": data["username"], "email": data["email"]}
 
 

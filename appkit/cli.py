@@ -1,4 +1,5 @@
 """flask rehearse: the rehearsal in a terminal, with an exit status."""
+import io
 import json
 import sys
 
@@ -17,14 +18,15 @@ def rehearse(to: str, as_json: bool, no_downgrade: bool) -> None:
 
     The database itself is only read. Exit status: 0 safe, 1 not safe, 2 could not rehearse.
     """
-    from sqlalchemy.exc import SQLAlchemyError
-
     from appkit.errors import AppkitError, reason_of
     from appkit.rehearsal import rehearse as run  # pandas and DuckDB with it: only when a rehearsal is asked for
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a sign that the terminal lacks is no crash
     try:
         found = run(current_app._get_current_object(), to, downgrade=not no_downgrade)
-    except (AppkitError, SQLAlchemyError, OSError) as reason:
+    except (Exception, KeyboardInterrupt) as reason:  # whatever it is, nothing was found to be safe or not
         told = reason if isinstance(reason, AppkitError) else reason_of(reason)
         click.echo(f"Could not rehearse: {told}", err=True)
         sys.exit(2)

@@ -55,8 +55,8 @@ def _folder(history: History) -> Iterator[Problem]:
     if history.missing:
         yield Problem("no-migrations", history.folder, f"not there: {', '.join(history.missing)}",
                       "Make it with `flask db init`, or give Migrate(directory=…) the folder that has it.")
-    if history.relative:
-        yield Problem("relative-directory", history.folder, "looked for in the working directory, wherever that is",
+    if history.relative and history.missing:
+        yield Problem("relative-directory", history.folder, "looked for in the working directory, and not there",
                       "Give Migrate(directory=…) an absolute path: a notebook runs in its own folder.")
 
 

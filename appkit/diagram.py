@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from appkit.databases import Entry, database_of, open_source
+from appkit.databases import Entry, open_reading
 from appkit.printing import printable
 from appkit.schema import entries_of
 
@@ -86,12 +86,9 @@ class _Box(NamedTuple):
 def _picture(source: Any) -> _Picture:
     if isinstance(source, pd.DataFrame):
         return _draw(list(map(Entry._make, entries_of(source))), {})
-    with open_source(source) as engine:
-        database = database_of(engine)
-        with engine.connect() as connection:
-            order = {table.name: [column.name for column in table.columns]
-                     for table in database.read_tables(connection)}
-            return _draw(database.read_catalogue(connection), order)
+    with open_reading(source) as (connection, database):
+        tables, entries = database.read_structure(connection)
+        return _draw(entries, {table.name: [column.name for column in table.columns] for table in tables})
 
 
 def _draw(entries: list[Entry], order: dict[str, list[str]]) -> _Picture:

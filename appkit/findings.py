@@ -93,11 +93,18 @@ def judge(step: Step) -> list[Finding]:
     return sorted((_accepted(finding, step.script) for finding in found), key=lambda finding: order[finding.severity])
 
 
+def find_unused(step: Step) -> set[str]:
+    """Give what the revision's file accepts that was not found: mistyped, or no longer so."""
+    return step.script.accepted - {f"{finding.finding} {finding.where}".strip() for finding in judge(step)}
+
+
 def _accepted(finding: Finding, script: Script) -> Finding:
     reason = script.accepts(finding.finding, finding.where)
-    if reason is None or finding.severity == "warning":
+    # What fails is not done by agreeing to it: nothing after it was seen.
+    if reason is None or finding.severity == "warning" or finding.finding in ("fails", "half-applied"):
         return finding
-    return replace(finding, severity="warning", effect=f"Accepted in the revision file: {reason}. {finding.effect}")
+    return replace(finding, severity="warning", advice=wording.ACCEPTED,
+                   effect=f"Accepted in the revision file: {reason}. {finding.effect}")
 
 
 # ---- what fails
@@ -107,7 +114,8 @@ def _failures(step: Step) -> Iterator[Finding]:
     if failure is None:
         return
     where, evidence, advice = "", failure.reason, wording.CORRECT
-    if obstacle := failure.obstacle:
+    obstacle = failure.obstacle
+    if obstacle and obstacle.rows:
         named = obstacle.column and obstacle.kind in ("not null", "unique")
         where = f"{obstacle.table}.{obstacle.column}" if named else obstacle.table
         evidence += (f"; {_rows(obstacle.rows)} in the way: {obstacle.what} "

@@ -17,7 +17,7 @@ from alembic.util import CommandError, to_tuple
 from flask import Flask
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from appkit.databases import app_of, database_of, engine_of
+from appkit.databases import app_of, database_of, engine_of, is_missing
 from appkit.diagnosis import History, Place, find_problems
 from appkit.errors import AppkitError, MigrationError
 
@@ -164,7 +164,10 @@ def _joined(revisions: Iterable[str]) -> str:
 
 
 def _current(app: Flask) -> tuple[str, ...]:
-    with engine_of(app).connect() as connection:
+    engine = engine_of(app)
+    if is_missing(engine):
+        return ()  # and to look would make one
+    with engine.connect() as connection:
         return _read_versions(connection, app)[1]
 
 
@@ -177,7 +180,7 @@ def _read_versions(connection: sa.Connection, app: Flask) -> tuple[bool, tuple[s
     if not sa.inspect(connection).has_table(name, schema=schema):
         return False, ()
     versions = sa.table(name, sa.column("version_num"), schema=schema)
-    return True, tuple(sorted(connection.scalars(sa.select(versions.c.version_num))))
+    return True, tuple(sorted(map(str, connection.scalars(sa.select(versions.c.version_num)))))
 
 
 def _version_table(app: Flask) -> tuple[str, str | None]:

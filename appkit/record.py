@@ -31,3 +31,4 @@ class Record:
     to: str
     files: dict[str, str]
     downgrade: bool
+    unused: tuple[str, ...]  # what revision files accept that was not found

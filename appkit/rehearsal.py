@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from appkit.databases import app_of, database_of, engine_of
 from appkit.drift import find_drift
 from appkit.errors import RehearsalError, SourceTouchedError, reason_of
-from appkit.findings import Failure, Pair, RoundTrip, Step, judge
+from appkit.findings import Failure, Pair, RoundTrip, Step, find_unused, judge
 from appkit.folders import PrivateFolder
 from appkit.matching import match_tables
 from appkit.record import Record, State
@@ -73,7 +73,11 @@ class _Run:
         self.source = engine_of(app)
         self.database = database_of(self.source)
         with app.app_context():
-            self.sources = list(app.extensions["sqlalchemy"].engines.values())
+            engines = app.extensions["sqlalchemy"].engines
+        if len(engines) > 1:
+            names = ", ".join(str(name or "the default") for name in engines)
+            raise RehearsalError(f"This app has {len(engines)} databases ({names}); appkit rehearses apps with one.")
+        self.sources = list(engines.values())
         self.kept_folder = PrivateFolder()  # for as long as somebody holds the result
         unfinished.callback(self.kept_folder.close)
         self.copies = PrivateFolder()
@@ -94,11 +98,12 @@ class _Run:
         start = self.standin.heads()
         pending = [script.revision for script in self.standin.pending(to)]
         state = self._look(None, set())
-        states, steps, findings = {",".join(start) or "base": state}, [], []
+        states, steps, findings, unused = {",".join(start) or "base": state}, [], [], set()
         for place, revision in enumerate(pending):
             step, state = self._step(revision, state, tuple(pending[place + 1:]))
             steps.append(step)
             findings += judge(step)
+            unused |= {f"{revision}: {each}" for each in find_unused(step)}
             if not step.failure:
                 states[revision] = state
             self.snapshots.forget_all_but({kept.relation for kept in chain(
@@ -108,10 +113,10 @@ class _Run:
         else:
             if set(self.standin.heads()) == set(self.standin.scripts.get_heads()):
                 empty = self.database.empty_database(self.folder, self.url)
-                findings += find_drift(pending[-1] if pending else ",".join(start), self._models, empty, state.schema)
+                findings += find_drift((pending or [",".join(start) or "base"])[-1], self._models, empty, state.schema)
         record = Record(app=self.app, snapshots=self.snapshots, folder=self.kept_folder, states=states,
                         start=tuple(start), pending=tuple(pending), to=to, files=self.standin.digest(pending),
-                        downgrade=self.downgrade)
+                        downgrade=self.downgrade, unused=tuple(sorted(unused)))
         return Rehearsal.of(record, steps, findings)
 
     @property

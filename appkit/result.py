@@ -64,8 +64,8 @@ class Rehearsal:
 
     @property
     def safe(self) -> bool:
-        """Whether there is no loss, outage or failure that is not accepted."""
-        return not self.findings["severity"].isin(UNSAFE).any()
+        """Whether every revision was rehearsed, and there is no loss, outage or failure that is not accepted."""
+        return len(self._steps) == len(self.revisions) and not self.findings["severity"].isin(UNSAFE).any()
 
     def rows(self, table: str, revision: str | None = None) -> pd.DataFrame:
         """Give the values of a table that differ after a revision; left out, the last one after which some do.
@@ -155,6 +155,8 @@ class Rehearsal:
                     "rehearse a plain app on the same models and migrations."]
         missed = self.revisions[len(self._steps):]
         notes = [f"Not rehearsed, so unknown: {', '.join(missed)}."] if missed else []
+        if self._record.unused:
+            notes.append(f"Accepted in revision files, but not found: {'; '.join(self._record.unused)}.")
         if not self._record.downgrade:
             notes.append("Downgrades were not run: whether there is a way back is unknown.")
         return notes

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from appkit.databases import KINDS, Entry, database_of, open_source
+from appkit.databases import KINDS, Entry, open_reading
 
 _COLUMNS = list(Entry._fields)
 
@@ -27,11 +27,8 @@ def read_schema(source: Any = None) -> pd.DataFrame:
 
     Source: the database's own catalogue, on SQLite sqlite_master and PRAGMAs; no SQLAlchemy type is in between.
     """
-    with open_source(source) as engine:
-        database = database_of(engine)
-        with engine.connect() as connection:
-            entries = database.read_catalogue(connection)
-    return frame_of(entries)
+    with open_reading(source) as (connection, database):
+        return frame_of(database.read_catalogue(connection))
 
 
 def frame_of(entries: Iterable[Entry]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from alembic.config import Config
 from flask import Flask
 
 from appkit.app import create_app, find_migrations
-from appkit.databases import engine_of
+from appkit.databases import database_of, engine_of
 from appkit.errors import AppkitError, MigrationError
 from appkit.folders import PrivateFolder
 
@@ -44,10 +44,12 @@ def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "h
     Raises
     ------
     AppkitError
-        When the database at `url` is not empty.
+        When `rows` is no number of rows, or the database at `url` is not empty.
     MigrationError
         When it cannot be upgraded to `revision`.
     """
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 0:
+        raise AppkitError(f"rows={rows!r}: a number of rows, 0 or more, is wanted.")
     private = PrivateFolder()
     folder = private.path
     app = create_app(url or f"sqlite:///{folder / 'app.db'}", migrations=_copy_migrations(folder / "migrations"))
@@ -59,7 +61,8 @@ def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "h
         raise AppkitError(f"demo fills empty databases only; this one has: {', '.join(tables)}.")
     _upgrade(app, revision)
     _fill(engine, rows)
-    engine.dispose()
+    if database_of(engine).place_of(engine) is not None:
+        engine.dispose()  # in memory it would take the rows along
     return app
 
 

@@ -1,10 +1,13 @@
 """What a revision file says of itself: what it drops on purpose, and what its author accepted."""
 import ast
 import re
+import tokenize
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from appkit.errors import RehearsalError
 
 
 class Script:
@@ -15,12 +18,22 @@ class Script:
     """
 
     def __init__(self, path: Path, module: Any) -> None:
-        self._source = path.read_text(encoding="utf-8")
-        self._accepted = dict(getattr(module, "accepted", {}))
+        with tokenize.open(path) as file:  # in the encoding that it declares
+            self._source = file.read()
+        accepted = getattr(module, "accepted", {})
+        if not isinstance(accepted, dict):
+            raise RehearsalError(f"{path.name}: accepted is a {type(accepted).__name__}. Write a dictionary, from what "
+                                 "is accepted to why: accepted = {'values-lost user.nickname': 'the reason'}.")
+        self._accepted = accepted
 
     def accepts(self, finding: str, where: str) -> str | None:
         """Give the reason for which the file accepts a finding, None when it does not."""
         return self._accepted.get(f"{finding} {where}".strip())
+
+    @property
+    def accepted(self) -> set[str]:
+        """What the file accepts: findings with where they are."""
+        return set(self._accepted)
 
     def drops(self, name: str) -> bool:
         """Say whether the upgrade drops something of this name: by a drop_ operation, or by DROP in SQL."""

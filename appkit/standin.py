@@ -55,13 +55,29 @@ class StandIn:
         RehearsalError
             When the target is not there, or is not ahead.
         """
+        heads = tuple(self.heads())
+        self._check_known(heads)
         try:
-            heads = tuple(self.heads())
-            return list(reversed(list(self.scripts.iterate_revisions(to, heads, implicit_base=True))))
-        except (CommandError, RevisionError, ValueError) as reason:
+            found = list(reversed(list(self.scripts.iterate_revisions(to, heads, implicit_base=True))))
+            targets = () if found else self.scripts.get_revisions(to)
+            there = all(script is None or script.revision in heads for script in targets)
+        except (CommandError, RevisionError, ValueError, AssertionError, TypeError) as reason:
             known = ", ".join(sorted(script.revision for script in self.scripts.walk_revisions()))
-            raise RehearsalError(
-                f"Cannot rehearse to {to!r}: {reason}. The history has: {known or 'nothing'}.") from reason
+            raise RehearsalError(f"Cannot rehearse to {to!r}: {reason or 'that is no revision'}. The history has: "
+                                 f"{known or 'nothing'}.") from reason
+        if not there or to == "base" and heads:
+            raise RehearsalError(f"Cannot rehearse to {to!r}: it is not ahead. The database stands at "
+                                 f"{', '.join(heads) or 'base'}.")
+        return found
+
+    def _check_known(self, heads: tuple[str, ...]) -> None:
+        for head in heads:
+            try:
+                self.scripts.get_revision(head)
+            except (CommandError, RevisionError) as reason:
+                raise RehearsalError(
+                    f"The database stands at {head!r}, a revision that no file in the history has. Was the file deleted, "
+                    "or is it on another branch? diagnose(app) says more.") from reason
 
     def heads(self) -> list[str]:
         """Give the revisions that the copy stands at."""

@@ -7,8 +7,7 @@ them: nothing is converted in silence, no integer ever passes through a float. A
 goes by what is in it. NULL is pd.NA, NaT in datetimes, None in objects.
 """
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +18,7 @@ from flask import has_app_context
 from sqlalchemy.exc import CompileError, SQLAlchemyError
 from sqlalchemy.sql import quoted_name, visitors
 
-from appkit.databases import Table, database_of, open_source
+from appkit.databases import Table, open_reading
 from appkit.errors import AppkitError, UnknownTableError
 
 _READS = re.compile(r"(\s|--[^\n]*(\n|$)|/\*.*?\*/|\()*(SELECT|WITH|VALUES|EXPLAIN)\b", re.IGNORECASE | re.DOTALL)
@@ -38,7 +37,7 @@ def list_tables(source: Any = None) -> pd.DataFrame:
     DataFrame, one row per table, sorted by name
         Columns: table (string), rows (Int64, counted not estimated), columns (Int64, how many).
     """
-    with _open(source) as (connection, database):
+    with open_reading(source) as (connection, database):
         tables = sorted(database.read_tables(connection))
         counts = [_count(connection, database.quote(table.name)) for table in tables]
     return pd.DataFrame({
@@ -82,7 +81,7 @@ def read_table(source: Any = None, table: str | None = None, *, columns: Sequenc
         source, table = None, source
     if table is None:
         raise AppkitError("Which table? read_table(source, table), or read_table(table) inside an app context.")
-    with _open(source) as (connection, database):
+    with open_reading(source) as (connection, database):
         known = _find(table, database.read_tables(connection))
         wanted = _choose(columns, known)
         statement = _select(known, wanted, where).limit(_at_most(limit))
@@ -115,20 +114,10 @@ def read_query(source: Any, statement: Any, parameters: Mapping[str, Any] | None
         When the statement is no query, tries to write, or the database refuses it.
     """
     query = _as_query(statement, parameters or {})
-    with _open(source) as (connection, database):
+    with open_reading(source) as (connection, database):
         names, rows = _fetch(connection, database, query)
         declared = _declared_types(query, connection.dialect)
     return typed_frame(names, declared if len(declared) == len(names) else [None] * len(names), rows, database)
-
-
-@contextmanager
-def _open(source: Any) -> Iterator[tuple[sa.Connection, ModuleType]]:
-    with open_source(source) as engine:
-        database = database_of(engine)
-        if not database.holds_database(engine):
-            raise AppkitError(f"There is no database at {engine.url.render_as_string()}. Reading it would make one.")
-        with engine.connect() as connection, database.reading_only(connection):
-            yield connection, database
 
 
 def _count(connection: sa.Connection, quoted: str) -> int:
@@ -230,7 +219,7 @@ def _fetch(connection: sa.Connection, database: ModuleType, statement: Any) -> t
         answer = database.read_rows(connection, statement)
     except SQLAlchemyError as error:
         reason = getattr(error, "orig", None) or str(error).splitlines()[0]
-        raise AppkitError(f"This query, which may only read, is refused: {reason}.") from error
+        raise AppkitError(f"This query, which may only read, is refused: {str(reason).rstrip('.')}.") from error
     if answer is None:
         raise AppkitError("This statement has no rows to give. read_query takes SELECT, WITH, VALUES and EXPLAIN.")
     return answer

@@ -13,6 +13,7 @@ THREE_STEPS = {
               "off for the migration and checks them before the commit. If the table is meant to go: 1. look at these "
               "rows; 2. repoint or delete them in a revision before; 3. then drop the table.",
 }
+ACCEPTED = "Nothing, as long as the reason given in the revision file holds."
 CORRECT = "Correct the revision and rehearse again."
 HALF_APPLIED = ("The failed revision leaves the database between two revisions: it can neither be run again nor taken "
                 "back.",

@@ -59,7 +59,7 @@ def test_users_come_in_pages():
     ({**ADA, "username": "a" * 81}, "has 81 characters; at most 80"),
     ({**ADA, "email": "a@" + "b" * 119}, "has 121 characters; at most 120"),
     ({**ADA, "email": "nobody"}, "must have an @"),
-    ({**ADA, "admin": True}, "Unknown: admin"),
+    ({**ADA, "admin": True}, "Unknown: 'admin'"),
 ])
 def test_a_wrong_user_is_refused_with_the_reason(client, data, message):
     answer = client.post("/users", json=data)

@@ -70,6 +70,19 @@ def test_a_broken_history_could_not_be_rehearsed(theirs):
     assert failed.returncode == 2 and "Traceback" not in failed.stderr
 
 
+def test_a_crash_is_not_taken_for_a_verdict(theirs):
+    app, flask = theirs
+    write_revision(app, "1", "pass", head="accepted = 'rows-lost'")
+    assert flask("rehearse").returncode == 2 and flask("rehearse", "@").returncode == 2
+
+
+def test_a_terminal_that_lacks_a_sign_changes_no_verdict(theirs, monkeypatch):
+    app, flask = theirs
+    write_revision(app, "1")
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    assert flask("rehearse").returncode == 0
+
+
 def test_a_password_in_the_url_is_printed_nowhere(theirs, tmp_path):
     app, flask = theirs
     source = (tmp_path / "theirs.py").read_text()

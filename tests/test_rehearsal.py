@@ -534,3 +534,52 @@ def test_a_table_replaced_by_its_copy_two_revisions_later_keeps_its_rows(tmp_pat
     write_revision(app, "1", "op.execute('CREATE TABLE u (id INTEGER PRIMARY KEY, a TEXT, b TEXT)')\n"
                    "op.execute('INSERT INTO u (id, a) SELECT id, a FROM t WHERE id > 1')", "op.drop_table('u')")
     assert ("loss", "rows-lost", "t") in found(appkit.rehearse(app, downgrade=False))
+
+
+def test_what_fails_cannot_be_accepted_and_what_follows_is_not_applied(tmp_path):
+    app = make_app(tmp_path, USERS)
+    write_revision(app, "1", "raise ValueError('only here')", head="accepted = {'fails': 'flaky'}")
+    write_revision(app, "2", "op.execute('DELETE FROM user')", follows="1")
+    seen = appkit.rehearse(app)
+    assert not seen.safe and found(seen)[0][:2] == ("failure", "fails")
+    with pytest.raises(appkit.ApplyError, match="not safe: fails"):
+        seen.apply()
+
+
+def test_what_is_accepted_but_not_found_is_told(rehearsed):
+    seen = rehearsed(USERS, "op.execute('DELETE FROM user WHERE id > 1')", accepted={"rows-lost users": "spam"}, down=False)
+    assert not seen.safe and "Accepted in revision files, but not found: 1: rows-lost users" in str(seen)
+
+
+def test_accepted_that_is_no_dictionary_is_refused(rehearsed):
+    with pytest.raises(appkit.RehearsalError, match="accepted is a list"):
+        rehearsed(USERS, "pass", accepted=["rows-lost user"])
+
+
+@pytest.mark.parametrize("to", ["base", "1", "", "@", "+7"])
+def test_a_target_that_is_not_ahead_is_no_safe_rehearsal(tmp_path, to):
+    app = make_app(tmp_path, "CREATE TABLE alembic_version (version_num VARCHAR(32));"
+                   "INSERT INTO alembic_version VALUES ('2');")
+    write_revision(app, "1")
+    write_revision(app, "2", follows="1")
+    with pytest.raises(appkit.RehearsalError, match="Cannot rehearse to"):
+        appkit.rehearse(app, to)
+    assert appkit.rehearse(app).safe and appkit.rehearse(app, "2").safe
+
+
+def test_an_app_with_several_databases_is_told_so(tmp_path):
+    app = make_app(tmp_path, USERS, config={"SQLALCHEMY_BINDS": {"other": f"sqlite:///{tmp_path / 'other.db'}"}})
+    with pytest.raises(appkit.RehearsalError, match="2 databases"):
+        appkit.rehearse(app)
+
+
+def test_a_failure_without_rows_in_the_way_tells_of_none(rehearsed):
+    seen = rehearsed(USERS, "op.execute(\"INSERT INTO user (id) VALUES (1)\")")
+    assert "in the way" not in evidence(seen, "fails") and "UNIQUE constraint failed" in evidence(seen, "fails")
+
+
+def test_a_revision_file_in_another_encoding_is_read_as_it_says(tmp_path):
+    app = make_app(tmp_path, USERS)
+    path = write_revision(app, "1", "op.execute('DELETE FROM user')", head="name = 'é'")
+    path.write_bytes(b"# -*- coding: latin-1 -*-\n" + path.read_text().encode("latin-1"))
+    assert ("loss", "rows-lost", "user") in found(appkit.rehearse(app))

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.pool import StaticPool
 
+import appkit
 from appkit import AppkitError, Post, UnknownTableError, User, create_app, db, list_tables, read_query, read_table
 from appkit.databases import engine_of
 
@@ -310,3 +311,17 @@ def test_reading_leaves_the_driver_as_it_was():
     assert (driver.text_factory, driver.row_factory) == (bytes, sqlite3.Row)
     assert driver.execute("PRAGMA query_only").fetchone()[0] == 0
     engine.dispose()
+
+
+@pytest.mark.parametrize("read", [appkit.list_tables, appkit.read_schema, appkit.draw_schema])
+def test_no_reader_makes_a_database_that_is_missing(read, tmp_path):
+    with pytest.raises(AppkitError, match="There is no database at"):
+        read(f"sqlite:///{tmp_path / 'missing.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source, told", [("nonsense", "no database URL"), ("/tmp/x.db", "no database URL"),
+                                          ("sqlite:////", "Cannot read the database")])
+def test_a_source_that_is_none_says_what_one_is(source, told):
+    with pytest.raises(AppkitError, match=told):
+        appkit.list_tables(source)

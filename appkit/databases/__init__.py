@@ -11,9 +11,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
-from appkit.errors import AppkitError, UnsupportedDatabaseError
+from appkit.errors import AppkitError, UnsupportedDatabaseError, reason_of
 
 SUPPORTED = ("sqlite",)
 
@@ -68,6 +69,16 @@ def with_driver(url: str | URL) -> URL:
     return url.set(drivername=f"{dialect}+{driver.lower()}")
 
 
+def _engine_at(url: str | URL) -> Engine:
+    try:
+        return create_engine(with_driver(url), poolclass=NullPool)
+    except (ArgumentError, NoSuchModuleError) as reason:
+        raise AppkitError("This text is no database URL. One reads as dialect://user:password@host/name, and for a "
+                          "file of SQLite as sqlite:////folder/file.db.") from reason
+    except ModuleNotFoundError as reason:
+        raise AppkitError(f"The driver for this database is not installed: pip install {reason.name}.") from reason
+
+
 @contextmanager
 def open_source(source: Any = None) -> Iterator[Engine]:
     """Give the engine of a source: a Flask app, an Engine, or a URL; left out, the current app.
@@ -80,13 +91,34 @@ def open_source(source: Any = None) -> Iterator[Engine]:
     if isinstance(source, Engine):
         yield source
     elif isinstance(source, (str, URL)):
-        engine = create_engine(with_driver(source), poolclass=NullPool)
+        engine = _engine_at(source)
         try:
             yield engine
         finally:
             engine.dispose()
     else:
         yield engine_of(app_of(source))
+
+
+@contextmanager
+def open_reading(source: Any = None) -> Iterator[tuple[Connection, ModuleType]]:
+    """Give a connection to a source that cannot write, and the module that speaks for its database.
+
+    Raises
+    ------
+    AppkitError
+        When there is no such source, no database in its place, or it cannot be read.
+    """
+    with open_source(source) as engine:
+        database = database_of(engine)
+        place = engine.url.render_as_string()  # without the password
+        if not database.holds_database(engine):
+            raise AppkitError(f"There is no database at {place}. Reading it would make one.")
+        try:
+            with engine.connect() as connection, database.reading_only(connection):
+                yield connection, database
+        except DBAPIError as reason:
+            raise AppkitError(f"Cannot read the database at {place}: {reason_of(reason)}.") from reason
 
 
 def app_of(app: Any = None) -> Any:
@@ -98,7 +130,7 @@ def app_of(app: Any = None) -> Any:
                           "or call this inside `with app.app_context():`.")
     app = current_app if app is None else app
     if not isinstance(app, Flask):
-        raise AppkitError(f"A {type(app).__name__} is no source. Pass a Flask app, an Engine or a URL.")
+        raise AppkitError(f"{type(app).__name__} is no source. Pass a Flask app, an Engine or a URL.")
     return app._get_current_object() if hasattr(app, "_get_current_object") else app
 
 
@@ -122,6 +154,11 @@ def database_of(engine: Engine) -> ModuleType:
     if name not in SUPPORTED:
         raise UnsupportedDatabaseError(f"appkit does not know {name!r} databases. It knows: {', '.join(SUPPORTED)}.")
     return import_module(f"appkit.databases.{name}")
+
+
+def is_missing(engine: Engine) -> bool:
+    """Tell whether there is no database yet, and to connect would make one."""
+    return engine.dialect.name in SUPPORTED and not database_of(engine).holds_database(engine)
 
 
 def guard_of(connection: Connection, engines: Iterable[Engine]) -> Any:

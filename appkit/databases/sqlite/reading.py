@@ -34,9 +34,12 @@ _DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 
 
 def holds_database(engine: Engine) -> bool:
-    """Tell whether there is a database: to connect to a file that is missing would make one."""
+    """Tell whether there is a database: to connect to a file that is missing would make one.
+
+    In a folder that is missing none can be made: the connection says so better.
+    """
     place = place_of(engine)
-    return place is None or os.path.exists(place)
+    return place is None or os.path.exists(place) or not os.path.isdir(os.path.dirname(place))
 
 
 @contextmanager
