@@ -76,8 +76,8 @@ class StandIn:
                 self.scripts.get_revision(head)
             except (CommandError, RevisionError) as reason:
                 raise RehearsalError(
-                    f"The database stands at {head!r}, a revision that no file in the history has. Was the file deleted, "
-                    "or is it on another branch? diagnose(app) says more.") from reason
+                    f"The database stands at {head!r}, a revision that no file in the history has. Was the file "
+                    "deleted, or is it on another branch? diagnose(app) says more.") from reason
 
     def heads(self) -> list[str]:
         """Give the revisions that the copy stands at."""

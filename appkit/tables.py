@@ -136,6 +136,8 @@ def _choose(columns: Sequence[str] | None, table: Table) -> list[str]:
     names = [column.name for column in table.columns]
     if columns is None:
         return names
+    if not isinstance(columns, (str, Sequence)):
+        raise AppkitError(f"columns={columns!r}: a list of names is wanted. {table.name!r} has: {', '.join(names)}.")
     wanted = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
     unknown = [name for name in wanted if name not in names]
     if unknown or not wanted:
@@ -147,12 +149,14 @@ def _choose(columns: Sequence[str] | None, table: Table) -> list[str]:
 def _at_most(limit: int | None) -> int | None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise AppkitError(f"limit={limit!r}: a number of rows, 0 or more, is wanted.")
-    return limit
+    return None if limit is None else min(limit, 2**63 - 1)
 
 
 def _select(table: Table, columns: Sequence[str], where: Any) -> sa.Select:
     chosen = [_column(name) for name in columns]
     condition = sa.literal_column(f"({where}\n)") if isinstance(where, str) else where
+    if not isinstance(condition, (sa.ColumnElement, type(None))):
+        raise AppkitError(f"where={where!r}: a SQLAlchemy expression or SQL text is wanted, as in 'id > 5'.")
     if condition is None:
         return _order(sa.select(*chosen).select_from(_table(table.name)), table)
     origin = _find_in(condition, table.name)
@@ -186,6 +190,8 @@ def _table(name: str) -> sa.TableClause:
 
 
 def _as_query(statement: Any, parameters: Mapping[str, Any]) -> Any:
+    if not isinstance(parameters, Mapping):
+        raise AppkitError(f"parameters={parameters!r}: a dictionary from names to values is wanted.")
     try:
         query = sa.text(statement) if isinstance(statement, str) else statement
         text = query.text if isinstance(query, sa.TextClause) else None

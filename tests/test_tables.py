@@ -325,3 +325,13 @@ def test_no_reader_makes_a_database_that_is_missing(read, tmp_path):
 def test_a_source_that_is_none_says_what_one_is(source, told):
     with pytest.raises(AppkitError, match=told):
         appkit.list_tables(source)
+
+
+@pytest.mark.parametrize("asked", [{"where": 5}, {"where": {"id": 1}}, {"columns": 5}, {"limit": "3"}])
+def test_an_argument_of_the_wrong_kind_says_what_is_wanted(asked):
+    with pytest.raises(AppkitError, match="is wanted"):
+        read_table(appkit.demo(3), "user", **asked)
+
+
+def test_a_limit_beyond_all_rows_gives_them_all():
+    assert len(read_table(appkit.demo(3), "user", limit=2**70)) == 3
