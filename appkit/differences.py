@@ -12,10 +12,11 @@ def differences(comparison: Comparison) -> list[tuple[tuple | None, str, Any, An
     """
     if comparison.before.relation == comparison.after.relation:
         return []
-    statement = _cells(comparison)
-    if not statement:
+    parts = _cells(comparison)
+    if not parts:
         return []
-    found = comparison.connection.execute(f"SELECT * FROM ({statement}) ORDER BY ALL").fetchall()
+    cells = _gather(comparison, "cells", parts)
+    found = comparison.connection.execute(f"SELECT * FROM {cells} ORDER BY ALL").fetchall()
     width = len(comparison.key)
     return [(tuple(row[:width]) or None, row[width + 1], row[width + 2], row[width + 3]) for row in found]
 
@@ -78,7 +79,7 @@ def lost_for_good(comparison: Comparison, back: Comparison | None) -> tuple[int,
     width = len(comparison.key)
     if back is not None and [b for b, _ in back.key] == [b for b, _ in comparison.key]:
         keys = ", ".join([*(f"key{place}" for place in range(width)), "place"])
-        # A row that came back with another value in it has lost a value, not itcomparison.
+        # A row that came back with another value in it has lost a value, not itself.
         mine = (f"(SELECT {keys}, up.gone AND back.gone AS gone FROM {mine} up "
                 f"JOIN {_lost_cells(back, 'lost_back')} back USING ({keys}))")
     keys = ", ".join(f"key{place}" for place in range(width))
@@ -101,7 +102,7 @@ def _key_value(comparison: Comparison, b: int, a: int) -> str:
     return f"coalesce({boxed('b', comparison.before, b)}, {boxed('a', comparison.after, a)})"
 
 
-def _cells(comparison: Comparison) -> str:
+def _cells(comparison: Comparison) -> list[str]:
     gone = comparison.gone()
     new = [a for a in range(len(comparison.after.names)) if a not in {place for _, place in comparison.pairs}]
     if not comparison.key:
@@ -116,15 +117,14 @@ def _cells(comparison: Comparison) -> str:
     parts += [(a, comparison.after.names[a], null, boxed("a", comparison.after, a), f"a.c{a} IS NOT NULL") for a in new]
     parts += [(len(comparison.after.names) + b, comparison.before.names[b], boxed("b", comparison.before, b), null,
                f"b.c{b} IS NOT NULL") for b in gone]
-    return " UNION ALL ".join(f"SELECT {keys}, {place} AS place, {literal(name)} AS name, {old} AS before, "
-                              f"{now} AS after FROM {source} WHERE {differ}"
-                              for place, name, old, now, differ in parts)
+    return [f"SELECT {keys}, {place} AS place, {literal(name)} AS name, {old} AS before, {now} AS after "
+            f"FROM {source} WHERE {differ}" for place, name, old, now, differ in parts]
 
 
-def _loose_rows(comparison: Comparison) -> str:
-    """Give the SQL of the rows without key that are gone or new, value by value."""
+def _loose_rows(comparison: Comparison) -> list[str]:
+    """Give the queries of the rows without key that are gone or new, value by value."""
     if not comparison.pairs:
-        return ""
+        return []
     sides = []
     for letter, kept, side in (("b", comparison.before, 0), ("a", comparison.after, 1)):
         columns = ", ".join(f"{comparison.joinable(letter, kept, pair, side)} AS k{place}"
@@ -137,7 +137,7 @@ def _loose_rows(comparison: Comparison) -> str:
         where = f"WHERE k{place} IS NOT NULL"
         parts.append(f"{head}, {value} AS before, {null} AS after FROM ({sides[0]} EXCEPT ALL {sides[1]}) {where}")
         parts.append(f"{head}, {null} AS before, {value} AS after FROM ({sides[1]} EXCEPT ALL {sides[0]}) {where}")
-    return " UNION ALL ".join(parts)
+    return parts
 
 
 def _kind_joined(comparison: Comparison, pair: tuple[int, int]) -> str:
@@ -157,5 +157,12 @@ def _lost_cells(comparison: Comparison, name: str) -> str:
         gone = f"coalesce({_value_gone(comparison, b, mapped[b])}, true)" if b in mapped else "true"
         parts.append(f"SELECT {keys}, {b} AS place, a.rowid IS NULL AS gone FROM {comparison.joined()} "
                      f"WHERE b.rowid IS NOT NULL AND b.c{b} IS NOT NULL AND (a.rowid IS NULL OR {gone})")
-    comparison.connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {' UNION ALL '.join(parts)}")
+    return _gather(comparison, name, parts)
+
+
+def _gather(comparison: Comparison, name: str, parts: list[str]) -> str:
+    """Write the rows of several queries into a temporary table, one by one: DuckDB plans one long union badly."""
+    comparison.connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {parts[0]}")
+    for part in parts[1:]:
+        comparison.connection.execute(f"INSERT INTO {name} {part}")
     return name

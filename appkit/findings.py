@@ -10,8 +10,10 @@ import pandas as pd
 
 from appkit import wording
 from appkit.comparison import Comparison
+from appkit.databases import fold
 from appkit.differences import filled_with, lost_for_good, sample_changes, sample_of
 from appkit.ledger import TableLedger
+from appkit.objects import Announced, find_lost_objects
 from appkit.script import Script
 from appkit.values import shortened
 from appkit.watching import Statement
@@ -80,6 +82,7 @@ class Step:
     pairs: list[Pair]
     schema: pd.DataFrame
     defaults: dict[tuple[str, str], str]  # of the columns that have one afterwards
+    drops: frozenset[tuple[str, str]] = frozenset()  # what DROP statements named: kind and folded name
     failure: Failure | None = None
     left_behind: str = ""  # what a failed revision left changed
     not_reached: tuple[str, ...] = ()
@@ -201,7 +204,8 @@ def _rows_lost(step: Step, pair: Pair, lost: _Lost) -> Finding:
     if parent:
         return Finding(step.revision, "loss", "children-lost", pair.name, f"{evidence}; by: {_short(parent)}",
                        f"Rows that the revision never names went with the table they refer to{undone}.",
-                       wording.CHILDREN_GONE)
+                       wording.CHILDREN_GONE if re.match(r"\s*DROP\s+TABLE", parent, re.IGNORECASE) else
+                       wording.TAKEN_ALONG)
     new = next((other for other in step.pairs if other.before is None and other.ledger.after == 0), None)
     advice = wording.KEEP_ROWS
     if pair.after is None and new is not None:
@@ -230,20 +234,28 @@ def _values_lost(step: Step, pair: Pair, column: Any, count: int) -> Finding:
 
 
 def _rename_advice(pair: Pair, column: str) -> str:
-    new = next((other.column for other in pair.ledger.columns if not other.was), None)
-    return wording.RENAMED_COLUMN.format(old=column, new=new) if new else wording.KEEP_COLUMN
+    """Take a new column of the same declared type for the old one under a new name; name all where that is unclear."""
+    before, after = pair.comparison.before, pair.comparison.after
+    types = {each.name: each.type.upper() for each in after.table.columns}
+    new = [other.column for other in pair.ledger.columns if not other.was]
+    alike = [name for name in new if types[name] == before.table.columns[before.position(column)].type.upper()]
+    if not new:
+        return wording.KEEP_COLUMN
+    if len(alike) == 1 or len(new) == 1:
+        return wording.RENAMED_COLUMN.format(old=column, new=(alike or new)[0])
+    return wording.PERHAPS_RENAMED.format(old=column, new=", ".join(alike or new))
 
 
 def _cascading(statements: list[Statement], table: str) -> str:
     """Give the statement that wrote to a table without naming it, where none that names it deletes from it."""
-    named = re.compile(rf"(?<![\w$]){re.escape(table)}(?![\w$])", re.IGNORECASE)
+    quoted = "|".join(re.escape(table.replace(mark, mark * 2)) for mark in ('"', "`"))
+    named = re.compile(rf"(?<![\w$])(?:{quoted})(?![\w$])", re.IGNORECASE)
     direct = re.compile(r"\s*(DELETE|DROP\s+TABLE|UPDATE|REPLACE|INSERT\s+OR\s+REPLACE)\b", re.IGNORECASE)
     by = ""
     for statement in statements:
-        if table.lower() not in {name.lower() for name in statement.tables} or not direct.match(statement.text):
+        if fold(table) not in map(fold, statement.tables) or not direct.match(statement.text):
             continue
-        target = direct.sub("", statement.text, count=1).strip()
-        if named.search(target):
+        if named.search(direct.sub("", statement.text, count=1)):
             return ""
         by = by or statement.text
     return by
@@ -262,76 +274,13 @@ def _not_undone(step: Step) -> str:
 def _objects(step: Step) -> Iterator[Finding]:
     if step.failure:
         return
-    dropped = {pair.before for pair in step.pairs if pair.after is None}
-    renamed = {pair.before: pair.after for pair in step.pairs if pair.before and pair.after}
-    gone_columns = {(table, name) for kind, table, name in _removed(step.schema) if kind == "column"}
-    for row in step.schema.itertuples():
-        what = _object_lost(row, step, dropped, renamed, gone_columns)
-        if what:
-            where = f"{row.table}.{row.name}" if row.kind == "column" else row.table
-            yield Finding(step.revision, "loss", "objects-lost", where, what, *wording.OBJECTS_GONE)
-
-
-def _removed(schema: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-    for row in schema.itertuples():
-        if row.change == "removed":
-            yield row.kind, row.table, row.name
-
-
-_ATTRIBUTES = {
-    "COLLATE": "collation", "DEFAULT": "server_default", "GENERATED": "Computed", "NOT NULL": "nullable",
-    "AUTOINCREMENT": "sqlite_autoincrement", "WITHOUT ROWID": "sqlite_with_rowid", "STRICT": "sqlite_strict",
-    "ON CONFLICT": "on_conflict", "ON DELETE": "ondelete", "ON UPDATE": "onupdate", "DEFERRABLE": "deferrable",
-    "DESC": "desc", "WHERE": "sqlite_where",
-}
-
-
-def _object_lost(row: Any, step: Step, dropped: set, renamed: dict, gone_columns: set) -> str:
-    """Say what of the catalogue is gone that nothing announced; '' when nothing is."""
-    if row.table in dropped and row.kind != "view":
-        return ""
-    if row.change == "removed":
-        return _removed_object(row, step, renamed, gone_columns)
-    if row.change != "changed" or row.kind == "sequence":
-        return ""
-    before, after = _without_literals(row.before), _without_literals(row.after)
-    gone = [word for word in _ATTRIBUTES if word in before and word not in after
-            and not step.script.mentions(_ATTRIBUTES[word], row.name if row.kind == "column" else "")]
-    if not gone or step.script.drops(row.name):
-        return ""
-    return f"{row.kind} {row.name} of {row.table}: {', '.join(gone)} gone ({row.before} → {row.after})"
-
-
-def _removed_object(row: Any, step: Step, renamed: dict, gone_columns: set) -> str:
-    if row.kind in ("table", "column", "primary key", "sequence"):
-        return ""
-    table = renamed.get(row.table, row.table)
-    again = step.schema[(step.schema.change == "added") & (step.schema.kind == row.kind)]
-    if any(other.table == table and other.after == row.before for other in again.itertuples()):
-        return ""  # the same under another name
-    if step.script.drops(row.name) or _uses(row, gone_columns):
-        return ""
-    if row.kind == "foreign key" and any(_target(other.after) == _target(row.before) for other in again.itertuples()):
-        other = next(other for other in again.itertuples() if _target(other.after) == _target(row.before))
-        lost = [word for word in _ATTRIBUTES if word in row.before and word not in other.after]
-        return f"foreign key {row.name} of {row.table}: {', '.join(lost)} gone" if lost else ""
-    return f"{row.kind} {row.name} of {row.table} gone: {_short(row.before)}"
-
-
-def _target(definition: str) -> str:
-    return re.split(r"\s+(?:ON (?:DELETE|UPDATE)|DEFERRABLE|NOT DEFERRABLE|MATCH)\b", definition)[0]
-
-
-def _uses(row: Any, gone_columns: set) -> bool:
-    """Whether an object stood on a column that the revision took away with it."""
-    if row.kind in ("trigger", "view"):
-        return False
-    return any(table == row.table and re.search(rf"(?<![\w$]){re.escape(name)}(?![\w$])", row.before)
-               for table, name in gone_columns)
-
-
-def _without_literals(definition: str) -> str:
-    return re.sub(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", "''", definition)
+    announced = Announced(
+        step.script, step.drops, any("sqlite_sequence" in statement.text for statement in step.statements),
+        {pair.before for pair in step.pairs if pair.after is None},
+        {pair.before: pair.after for pair in step.pairs if pair.before and pair.after and pair.before != pair.after})
+    for lost in find_lost_objects(step.schema, announced):
+        yield Finding(step.revision, "loss", "objects-lost", lost.where, lost.what, wording.OBJECTS_GONE,
+                      wording.SAY_AGAIN.get(lost.kind, wording.SAY_AGAIN["other"]))
 
 
 # ---- what is invented

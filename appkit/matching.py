@@ -1,4 +1,5 @@
 """Which table is which at two revisions, and which column continues which."""
+from appkit.databases import fold
 from appkit.comparison import Comparison
 from appkit.ledger import TableLedger, count_ledger, gone_ledger, new_ledger
 from appkit.snapshots import Snapshots
@@ -17,7 +18,7 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
     renames
         What statements said of columns: (table, {new: old}), in order.
     moved
-        The tables that statements renamed: {new: old}, in lower case.
+        The tables that statements renamed: {new: old}, folded.
     added
         The columns that this rehearsal added, by table.
     fresh
@@ -48,8 +49,8 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
 
 def _renamed(before: dict[str, Kept], after: dict[str, Kept], moved: dict[str, str]) -> dict[str, str]:
     """Give for each table the one that it became: the one that statements made of it, else the one of its name."""
-    names = {name.lower(): name for name in before}
-    origins = {other: names.get(moved[other.lower()]) for other in after if other.lower() in moved}
+    names = {fold(name): name for name in before}
+    origins = {other: names.get(moved[fold(other)]) for other in after if fold(other) in moved}
     partners = {origin: other for other, origin in origins.items() if origin is not None}
     taken = set(partners.values())
     partners.update({name: name for name in before if name in after and name not in partners and name not in taken})
@@ -58,8 +59,8 @@ def _renamed(before: dict[str, Kept], after: dict[str, Kept], moved: dict[str, s
 
 def _compare(snapshots: Snapshots, before: Kept, after: Kept, renames: list[tuple[str, dict[str, str]]],
              added: frozenset[str]) -> Comparison:
-    names = {before.table.name.lower(), after.table.name.lower()}
-    lineage = _trace(before.names, after.names, [pairs for table, pairs in renames if table.lower() in names])
+    names = {fold(before.table.name), fold(after.table.name)}
+    lineage = _trace(before.names, after.names, [pairs for table, pairs in renames if fold(table) in names])
     return Comparison(snapshots, before, after, lineage, added)
 
 
@@ -75,10 +76,10 @@ def _find_heir(snapshots: Snapshots, gone: Kept, others: dict[str, Kept],
 
 def _trace(before: list[str], after: list[str], renames: list[dict[str, str]]) -> dict[str, str]:
     """Give for each column afterwards the one before that it continues. SQL names know no case."""
-    now = {name.lower(): name for name in before}
+    now = {fold(name): name for name in before}
     for pairs in renames:
-        origins = {new.lower(): now.get(old.lower()) for new, old in pairs.items()}
+        origins = {fold(new): now.get(fold(old)) for new, old in pairs.items()}
         for old in pairs.values():
-            now.pop(old.lower(), None)
+            now.pop(fold(old), None)
         now.update({new: origin for new, origin in origins.items() if origin is not None})
-    return {name: now[name.lower()] for name in after if name.lower() in now}
+    return {name: now[fold(name)] for name in after if fold(name) in now}

@@ -3,18 +3,19 @@ from __future__ import annotations
 
 import threading
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import chain
 from typing import Any
 
 import pandas as pd
 from flask import Flask
 from sqlalchemy import MetaData, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from appkit.databases import app_of, database_of, engine_of
+from appkit.databases import app_of, database_of, engine_of, fold
 from appkit.drift import find_drift
-from appkit.errors import RehearsalError, SourceTouchedError, reason_of
+from appkit.errors import AppkitError, RehearsalError, SourceTouchedError, reason_of
 from appkit.findings import Failure, Pair, RoundTrip, Step, find_unused, judge
 from appkit.folders import PrivateFolder
 from appkit.matching import match_tables
@@ -58,11 +59,20 @@ def rehearse(app: Flask | None = None, to: str = "head", *, downgrade: bool = Tr
     try:
         with keep_loggers(), no_bytecode(), warnings.catch_warnings(), ExitStack() as stack, ExitStack() as unfinished:
             warnings.simplefilter("ignore")  # what they warn of is observed here, and a filter must not make it fail
-            rehearsal = _Run(app, downgrade, stack, unfinished).rehearse(to)
+            rehearsal = _run(app, to, downgrade, stack, unfinished)
             unfinished.pop_all()  # the rows that were kept go with the result, and at once where there is none
             return rehearsal
     finally:
         _one_at_a_time.release()
+
+
+def _run(app: Flask, to: str, downgrade: bool, stack: ExitStack, unfinished: ExitStack) -> Rehearsal:
+    database = database_of(engine_of(app))
+    try:
+        return _Run(app, downgrade, stack, unfinished).rehearse(to)
+    except (database.DriverError, DBAPIError) as reason:
+        raise RehearsalError(f"Cannot read the copy: {reason_of(reason)}. Is the database damaged, or does a column "
+                             "need a function of the app's?") from reason
 
 
 class _Run:
@@ -86,16 +96,15 @@ class _Run:
         self.url = self.database.copy_database(self.source, self.folder)
         self.standin = StandIn(app, self.url)
         stack.callback(self.standin.engine.dispose)
-        self.version_table = self.standin.version_options.get("version_table", "alembic_version")
-        self.watch = stack.enter_context(
-            Watch(self.database, self.standin.engine, self.sources, self.version_table))
+        self.watch = stack.enter_context(Watch(self.database, self.standin.engine, self.sources))
+        self._check_copy()
         self.snapshots = Snapshots(self.kept_folder.path)
         unfinished.callback(self.snapshots.close)
         self.added: dict[str, frozenset[str]] = {}  # columns that this rehearsal's revisions added, by table
         self.fresh: frozenset[str] = frozenset()  # tables that they made
 
     def rehearse(self, to: str) -> Rehearsal:
-        start = self.standin.heads()
+        start = self._start()
         pending = [script.revision for script in self.standin.pending(to)]
         state = self._look(None, set())
         states, steps, findings, unused = {",".join(start) or "base": state}, [], [], set()
@@ -119,6 +128,30 @@ class _Run:
                         downgrade=self.downgrade, unused=tuple(sorted(unused)))
         return Rehearsal.of(record, steps, findings)
 
+    def _check_copy(self) -> None:
+        """Make sure that the stand-in reaches the copy, whatever the app's engine options make of its URL."""
+        with closing(self.standin.engine.raw_connection()) as pooled:
+            place = self.database.file_behind(pooled.driver_connection)
+        self.standin.engine.dispose()
+        if place != self.database.place_of(self.standin.engine):
+            raise RehearsalError("The app's engine makes its own connections (a creator or a pool in its options), so "
+                                 "it cannot be led to a copy. Give it a URL.")
+
+    def _start(self) -> list[str]:
+        """Give the revisions that the copy stands at, and tell the watch the name of the version table."""
+        try:
+            heads = self.standin.heads()
+        except (AppkitError, KeyboardInterrupt):
+            raise
+        except BaseException as reason:
+            if self.watch.refused:
+                raise SourceTouchedError(self.watch.refused) from reason
+            raise RehearsalError(f"env.py does not run: {reason_of(reason)}") from reason
+        if self.watch.refused:
+            raise SourceTouchedError(self.watch.refused)
+        self.watch.version_table = self.standin.version_table
+        return heads
+
     @property
     def _models(self) -> MetaData:
         return self.app.extensions["sqlalchemy"].metadatas[None]
@@ -131,7 +164,8 @@ class _Run:
         pairs = self._pairs(before, after, statements)
         schema = self._differences(before, after)
         facts = dict(revision=revision, script=self.standin.script(revision), statements=statements, pairs=pairs,
-                     schema=schema, defaults=_defaults(after.schema))
+                     schema=schema, defaults=_defaults(after.schema),
+                     drops=self.database.find_drops(statement.text for statement in statements))
         if failure:
             return Step(**facts, failure=failure, left_behind=_left_behind(pairs, schema), not_reached=rest), after
         self._note_added(pairs)
@@ -155,7 +189,8 @@ class _Run:
             failure = Failure(reason_of(reason), failed.text if failed else "", watch.obstacle)
         if watch.refused:
             raise SourceTouchedError(f"Revision {revision}: {watch.refused}")
-        return failure, watch.statements, watch.touched if watch.all_seen else None
+        # Copies: what is asked of the copy from here on is not the migration's doing.
+        return failure, list(watch.statements), set(watch.touched) if watch.all_seen else None
 
     def _there_and_back(self, before: State, after: State, revision: str) -> RoundTrip:
         """Take a revision back and apply it again, then put the copy back to where it was before that."""
@@ -185,16 +220,16 @@ class _Run:
         with engine.connect() as connection:
             found, entries = self.database.read_structure(connection)
         tables = {}
-        for table in (table for table in found if table.name != self.version_table):
+        for table in (table for table in found if table.name != self.standin.version_table):
             old = before.tables.get(table.name) if before else None
-            untouched = touched is not None and table.name.lower() not in touched
+            untouched = touched is not None and fold(table.name) not in touched
             if untouched and old and old.table == table and before.storage[table.name] == storage[table.name]:
                 tables[table.name] = old
             else:
                 names = tuple(column.name for column in table.columns)
                 tables[table.name] = self.snapshots.keep(
                     table, self.database.read_batches(self.url, table.name, names))
-        return State(tables, frame_of(entry for entry in entries if entry.table != self.version_table), storage)
+        return State(tables, frame_of(entry for entry in entries if entry.table != self.standin.version_table), storage)
 
     def _pairs(self, before: State, after: State, statements: list[Statement]) -> list[Pair]:
         """Set the tables of two states side by side, and count what became of their rows and values."""

@@ -1,13 +1,15 @@
 """What a revision file says of itself: what it drops on purpose, and what its author accepted."""
 import ast
-import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from appkit.errors import RehearsalError
+
+
+_TYPES = {"foreign key": "foreignkey", "unique": "unique", "check": "check", "primary key": "primary"}
 
 
 class Script:
@@ -35,16 +37,17 @@ class Script:
         """What the file accepts: findings with where they are."""
         return set(self._accepted)
 
-    def drops(self, name: str) -> bool:
-        """Say whether the upgrade drops something of this name: by a drop_ operation, or by DROP in SQL."""
-        if any(call.startswith("drop_") and name in strings for call, strings, _ in self._calls):
-            return True
-        sql = re.compile(rf"\bDROP\s+\w+\s+(?:IF\s+EXISTS\s+)?[\"`\[]?{re.escape(name)}(?!\w)", re.IGNORECASE)
-        return any(sql.search(text) for text in self._strings)
+    def drops(self, kind: str, name: str, table: str, *, unnamed: bool) -> bool:
+        """Say whether an operation drops a constraint from a table: by its name, or by its kind when it has none."""
+        if kind not in _TYPES:
+            return False
+        return any(call.name == "drop_constraint" and table in call.tables
+                   and (name in call.texts or unnamed and _TYPES[kind] in call.texts) for call in self._calls)
 
-    def mentions(self, word: str, column: str) -> bool:
-        """Say whether an operation of the upgrade names a keyword (on a column, when one is given)."""
-        return any(word in keywords and (not column or column in strings) for _, strings, keywords in self._calls)
+    def mentions(self, word: str, table: str, column: str) -> bool:
+        """Say whether an operation on a table names a keyword (on a column, when one is given)."""
+        return any(word in call.keywords and table in call.tables and (not column or column in call.texts)
+                   for call in self._calls)
 
     @cached_property
     def _upgrade(self) -> list[ast.AST]:
@@ -53,21 +56,31 @@ class Script:
         return [node for part in parts for node in ast.walk(part)]
 
     @cached_property
-    def _strings(self) -> list[str]:
-        return list(_texts(self._upgrade))
-
-    @cached_property
-    def _calls(self) -> list[tuple[str, set[str], set[str]]]:
-        """Every call: its name, the texts and names in its arguments, and all keywords and calls within it."""
-        found = []
+    def _calls(self) -> list["_Call"]:
+        inside: dict[int, set[str]] = {}  # the tables of the batches that a node stands in
         for node in self._upgrade:
-            if isinstance(node, ast.Call):
-                inside = list(ast.walk(node))
-                strings = set(_texts(inside))
-                keywords = {part.arg for part in inside if isinstance(part, ast.keyword) and part.arg}
-                keywords |= {_called(part) for part in inside if isinstance(part, ast.Call)}
-                found.append((_called(node), strings, keywords))
-        return found
+            if isinstance(node, ast.With):
+                tables = {text for item in node.items for text in _texts(ast.walk(item.context_expr))}
+                for part in (part for statement in node.body for part in ast.walk(statement)):
+                    inside.setdefault(id(part), set()).update(tables)
+        return [_read_call(node, inside.get(id(node), set())) for node in self._upgrade if isinstance(node, ast.Call)]
+
+
+class _Call(NamedTuple):
+    """A call: its name, the texts in its arguments, all keywords and calls within it, and the tables it may be on."""
+
+    name: str
+    texts: set[str]
+    keywords: set[str]
+    tables: set[str]
+
+
+def _read_call(node: ast.Call, tables: set[str]) -> _Call:
+    parts = list(ast.walk(node))
+    texts = set(_texts(parts))
+    keywords = {part.arg for part in parts if isinstance(part, ast.keyword) and part.arg}
+    keywords |= {_called(part) for part in parts if isinstance(part, ast.Call)}
+    return _Call(_called(node), texts, keywords, tables or texts)
 
 
 def _texts(nodes: Iterable[ast.AST]) -> Iterator[str]:

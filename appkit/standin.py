@@ -1,8 +1,9 @@
 """The stand-in: a second Flask app on a private copy, with the user's own db, models and migrations."""
+import copy
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ class StandIn:
     def __init__(self, app: Flask, url: URL) -> None:
         self.app = _like(app, url)
         self.engine: Engine = engine_of(self.app)
+        self.version_table = "alembic_version"
         _listen_alike(engine_of(app), self.engine)
 
     @cached_property
@@ -80,29 +82,32 @@ class StandIn:
                     "deleted, or is it on another branch? diagnose(app) says more.") from reason
 
     def heads(self) -> list[str]:
-        """Give the revisions that the copy stands at."""
-        with self.engine.connect() as connection:
-            return sorted(MigrationContext.configure(connection, opts=self.version_options).get_current_heads())
+        """Give the revisions that the copy stands at, by the version table that env.py names."""
+        found: list[str] = []
 
-    @property
-    def version_options(self) -> dict[str, Any]:
-        """What the app told Alembic of its version table."""
-        arguments = self.app.extensions["migrate"].configure_args
-        return {name: value for name, value in arguments.items() if name.startswith("version_table")}
+        def look(heads: tuple[str, ...], context: MigrationContext) -> list:
+            found.extend(heads if isinstance(heads, tuple) else (heads,))
+            self.version_table = context.version_table
+            return []
+
+        self._run(look, dont_mutate=True)
+        return sorted(found)
 
     def upgrade(self, revision: str) -> None:
         """Run one revision's upgrade on the copy, through the app's own env.py."""
-        self._run(MigrationStep.upgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision)))
+        step = MigrationStep.upgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision))
+        self._run(lambda _heads, _context: [step])
 
     def downgrade(self, revision: str) -> None:
         """Run one revision's downgrade on the copy, through the app's own env.py."""
-        self._run(MigrationStep.downgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision)))
+        step = MigrationStep.downgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision))
+        self._run(lambda _heads, _context: [step])
 
-    def _run(self, step: MigrationStep) -> None:
+    def _run(self, steps: Callable[[Any, MigrationContext], list], **options: Any) -> None:
         with self.app.app_context():
             configured = self.app.extensions["migrate"]
             config = configured.migrate.get_config(configured.directory)
-            with EnvironmentContext(config, self.scripts, fn=lambda _heads, _context: [step]):
+            with EnvironmentContext(config, self.scripts, fn=steps, **options):
                 try:
                     self.scripts.run_env()
                 finally:
@@ -168,12 +173,15 @@ def _migrate_of(app: Flask) -> Any:
 
 
 def _like(app: Flask, url: URL) -> Flask:
-    standin = Flask(app.import_name, root_path=app.root_path, instance_path=app.instance_path)
-    standin.config.update(app.config)
+    # A copy of the app itself: a revision may use what it has, its routes and its class's own attributes too.
+    standin = copy.copy(app)
+    standin.config = copy.copy(app.config)
+    standin.config["SQLALCHEMY_TRACK_MODIFICATIONS"] = False  # or its listeners would be on the session twice
     as_text = isinstance(app.config.get("SQLALCHEMY_DATABASE_URI"), str)  # an env.py may count on it
     standin.config["SQLALCHEMY_DATABASE_URI"] = url.render_as_string(hide_password=False) if as_text else url
-    standin.config["SQLALCHEMY_TRACK_MODIFICATIONS"] = False  # or its listeners would be on the session twice
-    standin.extensions.update({name: value for name, value in app.extensions.items() if name not in _OURS})
+    standin.extensions = {name: value for name, value in app.extensions.items() if name not in _OURS}
+    standin.teardown_appcontext_funcs, standin.shell_context_processors = [], []  # what comes now is not the app's
+    standin._got_first_request = False  # or Flask refuses to have anything registered
     configured = _migrate_of(app)
     app.extensions["sqlalchemy"].init_app(standin)
     kept = dict(vars(configured.migrate))

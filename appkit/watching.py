@@ -2,14 +2,17 @@
 import re
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import Pool
 
+from appkit.databases import fold
 from appkit.errors import SourceTouchedError
 
 _ROWS = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|SELECT|WITH)\b", re.IGNORECASE)
@@ -28,18 +31,29 @@ class Statement:
     rewritten: set[str] = field(default_factory=set)
 
 
+def _place_behind(database: ModuleType) -> Callable[[Engine], str | None]:
+    def place(engine: Engine) -> str | None:
+        found = database.place_of(engine)
+        if found is None:  # by its URL it is in memory; an engine that makes its own connections may be anywhere
+            with closing(engine.raw_connection()) as pooled:
+                found = database.file_behind(pooled.driver_connection)
+        return found
+    return place
+
+
 class Watch:
     """What happens on a copy while the block runs; a connection to the source is refused.
 
     `statements` and `failed` are those since the last `begin()`.
     """
 
-    def __init__(self, database: ModuleType, copy: Engine, sources: list[Engine], version_table: str) -> None:
+    def __init__(self, database: ModuleType, copy: Engine, sources: list[Engine]) -> None:
         self._database, self._copy, self._sources = database, copy, sources
         self._copy_place = database.place_of(copy)
-        self._source_places = {place for place in map(database.place_of, sources) if place}
-        self._version_table = version_table
-        self._thread = threading.get_ident()
+        self._source_places = {place for place in map(_place_behind(database), sources) if place}
+        self.version_table = "alembic_version"  # until env.py has told
+        # Threads that were there before may be the app itself, at work; those that start now are the migration's.
+        self._others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
         self._exit = ExitStack()
         self.refused: str | None = None
         self.begin()
@@ -50,7 +64,7 @@ class Watch:
         self.failed: Statement | None = None
         self.obstacle: Any = None  # as the database's file tells it
         self.touched: set[str] = set()  # tables, in lower case
-        self._current: Statement | None = None
+        self._now = threading.local()
         self._seen: dict[str, Statement] = {}
         self._storage = self._database.read_storage(self._copy.url)
         self._explaining = False
@@ -78,13 +92,23 @@ class Watch:
     # ---- the source
 
     def _refuse(self, who: str) -> None:
+        if not self._here():
+            return
         self.refused = (f"{who} reached for the real database while its migrations were rehearsed on a copy. It was "
                         "refused. Take the engine or the URL from current_app, as Flask-Migrate's env.py does, so that "
                         "a rehearsal can put the copy in its place.")
         raise SourceTouchedError(self.refused)
 
     def _here(self) -> bool:
-        return threading.get_ident() == self._thread  # other threads may be the app itself, at work
+        return threading.get_ident() not in self._others
+
+    @property
+    def _current(self) -> Statement | None:
+        return getattr(self._now, "statement", None)
+
+    @_current.setter
+    def _current(self, statement: Statement | None) -> None:
+        self._now.statement = statement
 
     def _on_do_connect(self, dialect: Any, _record: Any, arguments: list, options: dict) -> None:
         if self._here() and dialect.name == self._copy.dialect.name:
@@ -92,7 +116,7 @@ class Watch:
                 self._refuse("An engine")
 
     def _on_connect(self, connection: Any, record: Any) -> None:
-        if not self._here() or not self._database.is_connection(connection):
+        if not self._database.is_connection(connection):
             return
         place = self._database.file_behind(connection)
         if place in self._source_places:
@@ -100,7 +124,7 @@ class Watch:
         if place == self._copy_place:
             record.info["appkit"] = True
             self._unwatched -= 1
-            self._database.watch_writes(connection, self._tell, self._source_places, self._refuse)
+            self._database.watch_writes(connection, self._tell, Path(self._copy_place).parent, self._refuse)
 
     # ---- the copy
 
@@ -109,7 +133,7 @@ class Watch:
 
     def _tell(self, table: str | None) -> None:
         if table:
-            self.touched.add(table.lower())
+            self.touched.add(fold(table))
         if self._current:
             self._current.wrote = True
             if table:
@@ -146,12 +170,11 @@ class Watch:
         return moved
 
     def _worth_telling(self, statement: Statement) -> bool:
-        names = {name.lower() for name in statement.tables}
-        if names and names <= {self._version_table.lower(), "sqlite_master"}:
+        if {fold(name) for name in statement.tables} - {"sqlite_master"} == {fold(self.version_table)}:
             return False
         return statement.wrote or not re.match(
             r"\s*(PRAGMA|BEGIN|SAVEPOINT|RELEASE|SELECT sqlite_version|"
-            rf"SELECT\b.*\b(sqlite_master|{re.escape(self._version_table)})\b)",
+            rf"SELECT\b.*\b(sqlite_master|{re.escape(self.version_table)})\b)",
             statement.text, re.IGNORECASE | re.DOTALL)
 
     def _add(self, statement: Statement) -> None:

@@ -33,9 +33,22 @@ RENAMED_TABLE = ("Table {new} appears empty in the same revision. If it is {old}
 RENAMED_COLUMN = ("Column {new} appears in the same revision: this is how a rename looks that was written as drop and "
                   "add. To keep the values: batch_op.alter_column({old!r}, new_column_name={new!r}), and the reverse "
                   "in the downgrade.")
-OBJECTS_GONE = ("What no operation of the revision announced is gone; the database no longer enforces or does it.",
-                "A batch recreates the table from what SQLAlchemy can reflect of it. Say it again in the revision: "
-                "table_args=… of batch_alter_table, or op.execute(\"CREATE TRIGGER …\") after it.")
+PERHAPS_RENAMED = ("The columns {new} appear in the same revision. If one of them is {old} under a new name, write it "
+                   "as batch_op.alter_column({old!r}, new_column_name=…), and the reverse in the downgrade.")
+TAKEN_ALONG = ("A trigger, or the foreign key to a table whose rows were deleted, took these rows along. If that is "
+               "meant, delete them in the revision by name, and accept the loss in the revision file.")
+OBJECTS_GONE = "What no operation of the revision announced is gone; the database no longer enforces or does it."
+_AGAIN = "A batch recreates the table from what SQLAlchemy can reflect of it. "
+SAY_AGAIN = {
+    "table": _AGAIN + "Say it again: batch_alter_table(…, table_kwargs={'sqlite_autoincrement': True}).",
+    "sequence": "Set it again after the batch: op.execute(\"UPDATE sqlite_sequence SET seq = … WHERE name = …\").",
+    "column": _AGAIN + "Say it again in the batch: alter_column(…, type_=sa.String(…, collation=…), server_default=…).",
+    "foreign key": _AGAIN + "Give batch_alter_table a naming_convention, drop the key by the name that follows from "
+                            "it, and create it again with its ondelete.",
+    "index": "Create it again after the batch, with op.create_index or op.execute(\"CREATE INDEX …\").",
+    "trigger": "Create it again after the batch: op.execute(\"CREATE TRIGGER …\").",
+    "other": _AGAIN + "Say it again in the revision: batch_alter_table(…, table_args=(sa.CheckConstraint(…),)).",
+}
 NULLS_FILLED = ("Nobody entered these values; afterwards nothing tells them from real ones.",
                 "Make sure that the value is true of these rows, or leave them NULL.")
 DEFAULT_FILLED = (NULLS_FILLED[0],

@@ -583,3 +583,97 @@ def test_a_revision_file_in_another_encoding_is_read_as_it_says(tmp_path):
     path = write_revision(app, "1", "op.execute('DELETE FROM user')", head="name = 'é'")
     path.write_bytes(b"# -*- coding: latin-1 -*-\n" + path.read_text().encode("latin-1"))
     assert ("loss", "rows-lost", "user") in found(appkit.rehearse(app))
+
+
+# ---- what was found by looking for holes
+
+def test_a_keyword_on_another_table_announces_nothing(rehearsed):
+    seen = rehearsed("CREATE TABLE p (id INTEGER PRIMARY KEY);"
+                     "CREATE TABLE o (id INTEGER PRIMARY KEY, n TEXT, q INT REFERENCES p (id) ON DELETE SET NULL);",
+                     batch("o", "alter_column('n', nullable=False)") + "\nop.create_table('x', sa.Column('id', sa.Integer, "
+                     "primary_key=True), sa.Column('p', sa.Integer, sa.ForeignKey('p.id', ondelete='CASCADE')))", down=False)
+    assert "ON DELETE gone" in evidence(seen, "objects-lost")
+
+
+def test_an_index_dropped_under_a_column_s_name_announces_nothing_of_the_column(rehearsed):
+    seen = rehearsed("CREATE TABLE p (id INTEGER PRIMARY KEY, n TEXT COLLATE NOCASE, k INT); CREATE INDEX n ON p (k);",
+                     "op.drop_index('n')\n" + RETYPE, down=False)
+    assert "COLLATE gone" in evidence(seen, "objects-lost") and "index n" not in evidence(seen, "objects-lost")
+
+
+def test_a_counter_that_goes_back_is_told(rehearsed):
+    seen = rehearsed("CREATE TABLE p (id INTEGER PRIMARY KEY AUTOINCREMENT, k INT); INSERT INTO p (id) VALUES (1), (100);"
+                     "DELETE FROM p WHERE id = 100;",
+                     "with op.batch_alter_table('p', table_kwargs={'sqlite_autoincrement': True}) as batch:\n"
+                     "    batch.alter_column('k', type_=sa.BigInteger())", down=False)
+    assert evidence(seen, "objects-lost") == "AUTOINCREMENT's counter of p went back from 100 to 1: ids are given again"
+
+
+def test_accepting_one_lost_object_accepts_no_other(rehearsed):
+    seen = rehearsed(OBJECTS, RETYPE, accepted={"objects-lost p.tr": "replaced by the app"}, down=False)
+    assert ("warning", "objects-lost", "p.tr") in found(seen) and ("loss", "objects-lost", "p.expression") in found(seen)
+
+
+@pytest.mark.parametrize("upgrade", ["op.rename_table('p', 'r')", "for name in ('ix',):\n    op.drop_index(name)",
+                                     "for kind in ('TRIGGER',):\n    op.execute(f'DROP {kind} tr')"])
+def test_what_was_seen_to_be_dropped_or_carried_along_is_no_lost_object(rehearsed, upgrade):
+    seen = rehearsed(OBJECTS, upgrade, down=False)
+    assert "objects-lost" not in set(seen.findings["finding"])
+
+
+def test_an_unnamed_constraint_dropped_by_a_naming_convention_is_announced(rehearsed):
+    seen = rehearsed("CREATE TABLE p (id INTEGER PRIMARY KEY);"
+                     "CREATE TABLE o (id INTEGER PRIMARY KEY, q INT REFERENCES p (id) ON DELETE CASCADE);",
+                     "with op.batch_alter_table('o', naming_convention={'fk': 'fk_%(table_name)s_%(column_0_name)s'}) as b:\n"
+                     "    b.drop_constraint('fk_o_q', type_='foreignkey')", down=False)
+    assert found(seen) == []
+
+
+def test_letters_beyond_ascii_are_not_folded(rehearsed):
+    seen = rehearsed("CREATE TABLE t (id INTEGER PRIMARY KEY, \"é\" TEXT, \"É\" TEXT); INSERT INTO t VALUES (1, 'a', 'b');",
+                     "op.execute('UPDATE t SET \"é\" = \"é\"')", down=False)
+    assert found(seen) == []
+
+
+def test_the_rename_that_is_advised_is_one_of_the_same_type(rehearsed):
+    seen = rehearsed(USERS, batch("user", "add_column(sa.Column('created', sa.DateTime))",
+                                  "add_column(sa.Column('login', sa.String(20)))", "drop_column('name')"), down=False)
+    assert "new_column_name='login'" in seen.findings["advice"].str.cat()
+
+
+def test_rows_that_a_trigger_deletes_are_not_blamed_on_a_batch(rehearsed):
+    seen = rehearsed("CREATE TABLE u (id INTEGER PRIMARY KEY, a INT); CREATE TABLE l (id INTEGER PRIMARY KEY);"
+                     "INSERT INTO u VALUES (1, 1); INSERT INTO l VALUES (1);"
+                     "CREATE TRIGGER tr AFTER UPDATE ON u BEGIN DELETE FROM l; END;", "op.execute('UPDATE u SET a = a')",
+                     down=False)
+    advice = seen.findings.query("finding == 'children-lost'")["advice"].item()
+    assert "trigger" in advice and "batch" not in advice
+
+
+def test_a_version_table_that_env_py_names_is_the_one_that_counts(tmp_path):
+    app = make_app(tmp_path, USERS)
+    env = tmp_path / "migrations" / "env.py"
+    env.write_text(env.read_text().replace("            **conf_args\n", "            version_table='mine', **conf_args\n"))
+    write_revision(app, "1", "op.add_column('user', sa.Column('x', sa.Integer))", batch("user", "drop_column('x')"))
+    first = appkit.rehearse(app)
+    assert first.safe and "mine" not in first.ledger["table"].tolist() and first.apply()
+    assert repr(appkit.rehearse(app)) == "Rehearsal(nothing pending at 1)"
+
+
+def test_a_revision_may_use_the_app_s_class_and_routes(tmp_path):
+    app = make_app(tmp_path, USERS)
+    app.own = 7
+    app.add_url_rule("/x", "x", lambda: "")
+    with app.test_client() as client:
+        client.get("/x")  # Flask lets nothing be registered after the first request
+    write_revision(app, "1", "from flask import current_app, url_for\nassert current_app.own == 7\n"
+                   "with current_app.test_request_context():\n    assert url_for('x') == '/x'")
+    assert appkit.rehearse(app).safe
+    assert app.test_client().get("/x").status_code == 200
+
+
+def test_a_wide_table_is_compared(rehearsed):
+    columns = ", ".join(f"c{number} INT DEFAULT {number}" for number in range(300))
+    seen = rehearsed(f"CREATE TABLE w (id INTEGER PRIMARY KEY, {columns}); INSERT INTO w (id) VALUES (1), (2);",
+                     "op.execute('UPDATE w SET c7 = 0 WHERE id = 2')", down=False)
+    assert seen.rows("w").values.tolist() == [[2, "c7", 7, 0]] and seen.ledger["changed"].item() == 1

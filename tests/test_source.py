@@ -5,10 +5,11 @@ import os
 import random
 import signal
 import sqlite3
-import stat
 import subprocess
 import sys
 import tempfile
+import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from apps import IGNORED, make_app, run_sql, write_revision
+from apps import IGNORED, make_app, read_sql, run_sql, write_revision
 from flask import Flask
 
 import appkit
@@ -211,22 +212,99 @@ def test_the_source_can_be_opened_again_afterwards(open_app, path):
     sqlite3.connect(path).close()
 
 
-def test_other_threads_use_the_app_meanwhile(open_app, path):
+def test_threads_that_were_there_before_use_the_app_meanwhile(open_app, path):
+    go, done = threading.Event(), threading.Event()
+
     def work() -> None:
+        go.wait(30)
         with open_app.app_context():
             session = open_app.extensions["sqlalchemy"].session
             session.execute(sa.text("INSERT INTO user (name) VALUES ('meanwhile')"))
             session.commit()
         sqlite3.connect(path).close()
+        done.set()
 
-    open_app.config.update(WORK=work)
-    start = "import threading\nthread = threading.Thread(target=given['WORK'])\nthread.start()\nthread.join()\n"
-    write_revision(open_app, "1", REACHING + start)
+    thread = threading.Thread(target=work)
+    thread.start()
+    open_app.config.update(WORK=lambda: (go.set(), done.wait(30)))
+    write_revision(open_app, "1", REACHING + "given['WORK']()")
     rehearsal = appkit.rehearse(open_app)
+    thread.join()
     assert rehearsal.safe and set(rehearsal.table("user")["name"].dropna()) == {"ann", "größe"}
     with closing(sqlite3.connect(path)) as connection:
-        names = connection.execute("SELECT name FROM user WHERE name = 'meanwhile'").fetchall()
-    assert len(names) == 2  # the upgrade ran twice
+        assert len(connection.execute("SELECT name FROM user WHERE name = 'meanwhile'").fetchall()) == 1
+
+
+THREAD = """
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(1) as pool:
+    pool.submit(work).result()
+"""
+
+
+def test_a_thread_that_the_migration_starts_is_kept_from_the_source(app, path):
+    before = path.read_bytes()
+    write_revision(app, "1", f"import sqlite3\ndef work():\n    sqlite3.connect({str(path)!r}).execute('DELETE FROM user')\n"
+                   + THREAD)
+    with pytest.raises(appkit.SourceTouchedError):
+        appkit.rehearse(app)
+    assert path.read_bytes() == before
+
+
+def test_what_a_thread_of_the_migration_writes_to_the_copy_is_seen(app):
+    write_revision(app, "1", """
+        from flask import current_app
+        here = current_app._get_current_object()
+        def work():
+            with here.app_context(), here.extensions["sqlalchemy"].engine.begin() as connection:
+                connection.exec_driver_sql("UPDATE user SET name = 'LOST'")
+    """ + textwrap.indent(THREAD, "        "))
+    rehearsal = appkit.rehearse(app, downgrade=False)
+    assert not rehearsal.safe and "values-changed" in set(rehearsal.findings["finding"])
+
+
+def test_an_engine_that_makes_its_own_connections_is_refused(tmp_path, path, app):
+    before = path.read_bytes()
+    (tmp_path / "own").mkdir()
+    own = make_app(tmp_path / "own", url="sqlite://",
+                   config={"SQLALCHEMY_ENGINE_OPTIONS": {"creator": lambda: sqlite3.connect(path)}})
+    write_revision(own, "1", "op.execute('DELETE FROM user')")
+    with pytest.raises(appkit.RehearsalError):
+        appkit.rehearse(own)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["file:{}?mode=rw", "{}"])
+def test_no_other_file_can_be_attached(tmp_path, name, app):
+    other = tmp_path / "other.db"
+    run_sql(other, "CREATE TABLE log (a); INSERT INTO log VALUES (1);")
+    with app.app_context():
+        engine = app.extensions["sqlalchemy"].engine
+        sa.event.listen(engine, "connect", lambda connection, _: connection.execute(
+            "ATTACH '" + name.format(other) + "' AS other") and None)
+    write_revision(app, "1", "op.execute('DELETE FROM other.log')")
+    with pytest.raises(appkit.RehearsalError):
+        appkit.rehearse(app)
+    assert read_sql(other, "SELECT a FROM log") == [(1,)]
+
+
+def test_a_database_that_stays_locked_is_told_and_not_waited_for(app, path, monkeypatch):
+    monkeypatch.setattr("appkit.databases.sqlite.copies._PATIENCE", 1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(appkit.RehearsalError, match="it is locked, for more than 1 seconds"):
+            appkit.rehearse(app)
+
+
+def test_a_damaged_database_is_told(app, path):
+    run_sql(path, "CREATE TABLE many (id INTEGER PRIMARY KEY, a TEXT); INSERT INTO many SELECT value, hex(randomblob(50)) "
+            "FROM (WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT 5000) SELECT * FROM n);")
+    content = bytearray(path.read_bytes())
+    content[-20_000:-4_000] = b"\xff" * 16_000
+    path.write_bytes(content)
+    write_revision(app, "1")
+    with pytest.raises(appkit.RehearsalError, match="damaged|Cannot"):
+        appkit.rehearse(app)
 
 
 # ---- what the source is

@@ -59,6 +59,14 @@ class Table(NamedTuple):
     parents: tuple[str, ...]  # the tables that its foreign keys refer to
 
 
+_UPPER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def fold(name: str) -> str:
+    """Give the form in which identifiers are compared: databases fold ASCII, and not é to É."""
+    return name.translate(_UPPER)
+
+
 def with_driver(url: str | URL) -> URL:
     """Name the driver of a URL that leaves it open, so that it means the same under SQLAlchemy 2.0 and 2.1."""
     url = make_url(url)

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from appkit.databases import KINDS, Column, Entry, Table
+from appkit.databases import KINDS, Column, Entry, Table, fold
 from appkit.databases.sqlite.definitions import Look, TableText
 from appkit.databases.sqlite.naming import quote
-from appkit.databases.sqlite.tokens import fold, render, without_quotes, Words
+from appkit.databases.sqlite.tokens import render, without_quotes, Words
 
 
 def read_tables(connection: Connection) -> list[Table]:

@@ -3,7 +3,7 @@ import os
 import shutil
 import sqlite3
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
@@ -18,6 +18,9 @@ from appkit.databases.sqlite.naming import quote
 from appkit.errors import AppkitError, RehearsalError
 
 _BATCH = 20_000
+_PAGES = 100_000  # copied at once: 400 MB, in a fraction of a second; between them others may write
+_PATIENCE = 10  # seconds
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _STORAGE = "SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"
 _WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE, sqlite3.SQLITE_DROP_TABLE,
            sqlite3.SQLITE_DROP_VTABLE, sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_CREATE_VTABLE}
@@ -77,10 +80,24 @@ def _copy(engine: Engine, target: sqlite3.Connection) -> None:
     source = place_of(engine)
     if source is None:
         with closing(engine.raw_connection()) as pooled:
-            pooled.driver_connection.backup(target)
+            _back_up(pooled.driver_connection, target)
     elif os.path.exists(source):
         with closing(open_readonly(source)) as connection:
-            connection.backup(target)
+            _back_up(connection, target)
+
+
+def _back_up(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+    """Copy page by page; give up when the database stays locked, which the driver alone would wait for without end."""
+    deadline = time.monotonic() + _PATIENCE
+
+    def going_on(status: int, _remaining: int, _total: int) -> None:
+        nonlocal deadline
+        if status not in _BUSY:
+            deadline = time.monotonic() + _PATIENCE
+        elif time.monotonic() > deadline:
+            raise sqlite3.OperationalError(f"it is locked, for more than {_PATIENCE} seconds")
+
+    source.backup(target, pages=_PAGES, progress=going_on, sleep=0.05)
 
 
 def empty_database(folder: Path, like: URL) -> URL:
@@ -173,17 +190,16 @@ def storage_of(connection: Connection) -> dict[str, int]:
     return dict(cursor.fetchall())
 
 
-def watch_writes(connection: Any, tell: Callable[[str | None], None], forbidden: set[str],
+def watch_writes(connection: Any, tell: Callable[[str | None], None], folder: Path,
                  refuse: Callable[[str], None]) -> None:
     """Have SQLite tell of every table that a connection's statements can write to, cascades and triggers included.
 
     `tell` is called when a statement is prepared, with the table's name, or None for a write that reaches no row;
-    `refuse` when it would attach a forbidden file.
+    `refuse` when it would attach a file outside of a folder: that is no copy.
     Source: https://www.sqlite.org/c3ref/set_authorizer.html
     """
     def authorize(action: int, first: str | None, second: str | None, _database: str | None, _by: str | None) -> int:
-        # A file that is no literal is not told here, so it may be any.
-        if action == sqlite3.SQLITE_ATTACH and (first is None or os.path.realpath(first) in forbidden):
+        if action == sqlite3.SQLITE_ATTACH and not _is_inside(first, folder):
             with suppress(AppkitError):  # SQLite passes no exception on: being denied stops the statement
                 refuse("ATTACH")
             return sqlite3.SQLITE_DENY
@@ -198,9 +214,16 @@ def watch_writes(connection: Any, tell: Callable[[str | None], None], forbidden:
     connection.set_authorizer(authorize)
 
 
+def _is_inside(attached: str | None, folder: Path) -> bool:
+    if attached is None:
+        return False  # a file that is no literal is not told, so it may be any
+    place = file_of((attached,), {"uri": True})
+    return place is None or Path(place).is_relative_to(os.path.realpath(folder))
+
+
 @contextmanager
 def hear_connections(heard: dict[str, Callable[[str], None]]) -> Iterator[None]:
-    """Call a function for every connection that this thread opens to a file, past SQLAlchemy too; it may refuse.
+    """Call a function for every connection that is opened to a file, past SQLAlchemy too; it may refuse.
 
     Source: Python's audit event sqlite3.connect. A hook cannot be taken away again, so there is one, which sleeps.
     """
@@ -208,21 +231,20 @@ def hear_connections(heard: dict[str, Callable[[str], None]]) -> Iterator[None]:
     if not _hooked:
         sys.addaudithook(_on_audit)
         _hooked = True
-    mine = {(threading.get_ident(), place): hear for place, hear in heard.items()}
-    _heard.update(mine)
+    _heard.update(heard)
     try:
         yield
     finally:
-        for key in mine:
-            _heard.pop(key, None)
+        for place in heard:
+            _heard.pop(place, None)
 
 
 _hooked = False
-_heard: dict[tuple[int, str], Callable[[str], None]] = {}
+_heard: dict[str, Callable[[str], None]] = {}
 
 
 def _on_audit(name: str, arguments: tuple) -> None:
     if name == "sqlite3.connect" and _heard and isinstance(arguments[0], (str, bytes, os.PathLike)):
         place = file_of((arguments[0],), {"uri": True})
-        if hear := _heard.get((threading.get_ident(), place)):
+        if hear := _heard.get(place):
             hear("sqlite3.connect")

@@ -3,9 +3,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from appkit.databases import Column, Entry, Table
+from appkit.databases import Column, Entry, Table, fold
 from appkit.databases.sqlite.tokens import (
-    as_name, as_string, collation_of, fold, LITERALS, render, Token, tokenize, without_quotes, Words)
+    as_name, as_string, collation_of, LITERALS, render, Token, tokenize, without_quotes, Words)
 
 
 class Look(NamedTuple):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from appkit.databases import fold
 from appkit.databases.sqlite.catalogue import read_catalogue
 from appkit.databases.sqlite.naming import quote
 
@@ -17,6 +18,8 @@ _COPY = re.compile(rf"\s*INSERT\s+INTO\s+({_NAME})\s*\((.*?)\)\s*SELECT\s+(.*)\s
                    re.IGNORECASE | re.DOTALL)
 _ADD = re.compile(rf"\s*ALTER\s+TABLE\s+({_NAME})\s+ADD\b", re.IGNORECASE)
 _DROP = re.compile(rf"\s*DROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?({_NAME})", re.IGNORECASE)
+_DROP_OBJECT = re.compile(rf"\s*DROP\s+(INDEX|TRIGGER|VIEW)\s+(?:IF\s+EXISTS\s+)?({_NAME}(?:\.{_NAME})?)",
+                          re.IGNORECASE)
 _TEMPORARY = "_alembic_tmp_"
 _SAMPLES = 3
 
@@ -57,13 +60,19 @@ def find_table_renames(statements: Iterable[str]) -> dict[str, str]:
     dropped: dict[str, str] = {}
     for text in statements:
         if match := _DROP.match(text):
-            name = _plain(match[1]).lower()
+            name = fold(_plain(match[1]))
             dropped[name] = now.pop(name, name)
         elif match := _RENAME_TABLE.match(text):
-            old, new = _plain(match[1]).lower(), _plain(match[2]).lower()
+            old, new = fold(_plain(match[1])), fold(_plain(match[2]))
             # A batch's successor takes the place of the table that it was copied from, whatever that was called before.
             now[new] = dropped.get(new, new) if old.startswith(_TEMPORARY) else now.pop(old, old)
     return {new: old for new, old in now.items() if new != old}
+
+
+def find_drops(statements: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """Give the indexes, triggers and views that statements dropped: kind and folded name."""
+    matches = (_DROP_OBJECT.match(text) for text in statements)
+    return frozenset((match[1].lower(), fold(_plain(match[2]))) for match in matches if match)
 
 
 def _plain(name: str) -> str:
@@ -160,7 +169,7 @@ def _unchecked(connection: Connection, name: str, statement: str) -> Obstacle | 
 def _children(connection: Connection, parent: str) -> Obstacle | None:
     for (table,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
         for row in connection.exec_driver_sql(f"PRAGMA foreign_key_list({quote(table)})").fetchall():
-            if row[2].lower() == parent.lower():
+            if fold(row[2]) == fold(parent):
                 found = _seen(connection, "parent", table, row[3], f"{row[3]} refers to {parent}",
                               f"{quote(row[3])} IS NOT NULL")
                 if found.rows:

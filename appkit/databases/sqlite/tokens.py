@@ -3,6 +3,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from appkit.databases import fold
 from appkit.databases.sqlite.naming import quote
 
 
@@ -37,12 +38,6 @@ _KEYWORDS = _RESERVED | frozenset("""AFTER ASC BEFORE BEGIN BY CONFLICT CROSS DE
 
 _ROWIDS = frozenset(("rowid", "oid", "_rowid_"))
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
-_UPPER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
-
-
-def fold(name: str) -> str:
-    """Give the form in which SQLite compares identifiers: it folds ASCII only."""
-    return name.translate(_UPPER)
 
 
 def tokenize(sql: str) -> list[Token]:
