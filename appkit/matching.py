@@ -10,7 +10,7 @@ Match = tuple[str | None, str | None, TableLedger, Comparison | None, tuple[str,
 
 def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str, Kept],
                  renames: list[tuple[str, dict[str, str]]], moved: dict[str, str],
-                 added: dict[str, frozenset[str]], fresh: frozenset[str] = frozenset()) -> list[Match]:
+                 added: dict[str, frozenset[str]]) -> list[Match]:
     """Set the tables of two moments side by side, with the ledger of each pair.
 
     Parameters
@@ -21,8 +21,6 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
         The tables that statements renamed: {new: old}, folded.
     added
         The columns that this rehearsal added, by table.
-    fresh
-        The tables that this rehearsal made, by their names before: they too may have taken up a table that is gone now.
 
     Returns
     -------
@@ -30,12 +28,10 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
     missing where a table came or went
     """
     partners = _renamed(before, after, moved)
-    heirs = [other for name, other in partners.items() if name in fresh]
     new = [name for name in after if name not in partners.values()]
     found = []
     for name in before:
-        other = partners.get(name) or _find_heir(snapshots, before[name], {each: after[each] for each in new + heirs},
-                                                 renames)
+        other = partners.get(name) or _find_heir(snapshots, before[name], {each: after[each] for each in new}, renames)
         if other in new:
             new.remove(other)
         if other is None:

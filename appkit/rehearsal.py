@@ -101,7 +101,6 @@ class _Run:
         self.snapshots = Snapshots(self.kept_folder.path)
         unfinished.callback(self.snapshots.close)
         self.added: dict[str, frozenset[str]] = {}  # columns that this rehearsal's revisions added, by table
-        self.fresh: frozenset[str] = frozenset()  # tables that they made
 
     def rehearse(self, to: str) -> Rehearsal:
         start = self._start()
@@ -236,15 +235,13 @@ class _Run:
         texts = [statement.text for statement in statements]
         return [Pair(*found) for found in match_tables(
             self.snapshots, before.tables, after.tables, self.database.find_renames(texts),
-            self.database.find_table_renames(texts), self.added, self.fresh)]
+            self.database.find_table_renames(texts), self.added)]
 
     def _differences(self, before: State, after: State) -> pd.DataFrame:
         return compare_schema(before.schema, after.schema)
 
     def _note_added(self, pairs: list[Pair]) -> None:
-        """Follow the columns and tables that this rehearsal added through later renames."""
-        self.fresh = frozenset(pair.after for pair in pairs
-                               if pair.after and (pair.before is None or pair.before in self.fresh))
+        """Follow the columns that this rehearsal added through later renames."""
         both = [(pair, self.added.get(pair.before, frozenset())) for pair in pairs if pair.before and pair.after]
         self.added = {pair.after: pair.comparison.new | {name for name, was in pair.comparison.lineage.items()
                                                          if was in known} for pair, known in both}
