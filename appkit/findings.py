@@ -96,9 +96,9 @@ def judge(step: Step) -> list[Finding]:
     return sorted((_accepted(finding, step.script) for finding in found), key=lambda finding: order[finding.severity])
 
 
-def find_unused(step: Step) -> set[str]:
-    """Give what the revision's file accepts that was not found: mistyped, or no longer so."""
-    return step.script.accepted - {f"{finding.finding} {finding.where}".strip() for finding in judge(step)}
+def find_unused(step: Step, found: list[Finding]) -> set[str]:
+    """Give what the revision's file accepts that is not among its findings: mistyped, or no longer so."""
+    return step.script.accepted - {f"{finding.finding} {finding.where}".strip() for finding in found}
 
 
 def _accepted(finding: Finding, script: Script) -> Finding:

@@ -110,8 +110,9 @@ class _Run:
         for place, revision in enumerate(pending):
             step, state = self._step(revision, state, tuple(pending[place + 1:]))
             steps.append(step)
-            findings += judge(step)
-            unused |= {f"{revision}: {each}" for each in find_unused(step)}
+            found = judge(step)
+            findings += found
+            unused |= {f"{revision}: {each}" for each in find_unused(step, found)}
             if not step.failure:
                 states[revision] = state
             self.snapshots.forget_all_but({kept.relation for kept in chain(
