@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Jupyter refuses to start as root, as in a container, unless it is told so.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test notebooks
+.PHONY: lab test notebooks bench
 
 lab: .venv/made
 	$(BIN)/flask --app appkit db upgrade
@@ -17,6 +17,15 @@ test: .venv/made
 notebooks: .venv/made
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 	$(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.language_info cell.metadata.execution" notebooks/*.ipynb
+
+# Measures everything against its peers, in an environment that has them, and writes benchmarks/RESULTS.md.
+bench: .venv-bench/made
+	.venv-bench/bin/python benchmarks
+
+.venv-bench/made: pyproject.toml benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
+	touch $@
 
 .venv/made: pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

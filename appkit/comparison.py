@@ -1,8 +1,16 @@
 """A table at two revisions: which row, which column and which value is which."""
 from collections.abc import Iterator
+from functools import cached_property
+from itertools import count
 
 from appkit.snapshots import Snapshots
 from appkit.values import Kept, as_union, canonical, same_value
+
+_numbers = count(1)  # of the tables of rows that differ: one connection has those of several comparisons
+_FIRST = 2048  # rows that are looked at before all of them
+TOGETHER = 40  # columns counted by one statement: DuckDB takes much longer over a few that are very long
+
+KEPT, CHANGED, LOST, FILLED = range(4)  # what became of a value, in the table of rows that differ
 
 
 class Comparison:
@@ -25,6 +33,7 @@ class Comparison:
         self.lineage = lineage
         self.new = frozenset(name for name in after.names if name not in lineage)
         self.carried: list[tuple[int, int]] = []
+        self.aligned = False  # whether a row stands at the same place before and after
         self.key = [] if before.relation == after.relation else self._find_key()
         if before.relation != after.relation:
             self._find_carried(added)
@@ -57,7 +66,8 @@ class Comparison:
         b, a = self.before.position(old[0]), self.after.position(new[0])
         if not self._tell_apart([(b, a)]):
             return []
-        shared = self._count(f"{self.before.relation} b JOIN {self.after.relation} a ON {self._same_key(b, a)}")
+        joined = f"{self.before.relation} b JOIN {self.after.relation} a ON {self._same_key(b, a)}"
+        shared = self.before.rows if self.aligned else self._count(joined)
         if not shared or shared < min(self.before.rows, self.after.rows):
             return []
         self.lineage = {**self.lineage, new[0]: old[0]}
@@ -65,14 +75,33 @@ class Comparison:
         return [(b, a)]
 
     def _tell_apart(self, columns: list[tuple[int, int]]) -> bool:
-        """Say whether columns hold no NULL and no value twice, before and after, in the form they are joined on."""
-        for letter, kept, side in (("b", self.before, 0), ("a", self.after, 1)):
-            if any(kept.values[pair[side]] < kept.rows for pair in columns):
-                return False
-            forms = ", ".join(self.joinable(letter, kept, pair, side) for pair in columns)
-            if kept.rows != self._count(f"(SELECT DISTINCT {forms} FROM {kept.relation} {letter})"):
-                return False
-        return True
+        """Say whether columns hold no NULL and no value twice, before and after, in the form they are joined on.
+
+        Where every row stands at its place, it is enough that the database holds them unique on one side.
+        """
+        sides = ("b", self.before, 0), ("a", self.after, 1)
+        if any(kept.values[pair[side]] < kept.rows for _, kept, side in sides for pair in columns):
+            return False
+        self.aligned = self._stand_in_line(columns)
+        return self.aligned or all(self._count_different(*side, columns) == side[1].rows for side in sides)
+
+    def _stand_in_line(self, columns: list[tuple[int, int]]) -> bool:
+        """Say whether the two tables hold the same values of some columns in the same order."""
+        if self.before.rows != self.after.rows:
+            return False
+        differ = self._unlike(columns)
+        return not self._any(f"{self._side_by_side()} WHERE {differ}")
+
+    def _unlike(self, columns: list[tuple[int, int]]) -> str:
+        return " OR ".join(f"{self.joinable('b', self.before, pair, 0)} IS DISTINCT FROM "
+                           f"{self.joinable('a', self.after, pair, 1)}" for pair in columns)
+
+    def _side_by_side(self) -> str:
+        return f"{self.before.relation} b POSITIONAL JOIN {self.after.relation} a"
+
+    def _count_different(self, letter: str, kept: Kept, side: int, columns: list[tuple[int, int]]) -> int:
+        forms = ", ".join(self.joinable(letter, kept, pair, side) for pair in columns)
+        return self._count(f"(SELECT DISTINCT {forms} FROM {kept.relation} {letter})")
 
     def joinable(self, letter: str, kept: Kept, pair: tuple[int, int], side: int) -> str:
         """Give the SQL of a value in the form in which it equals what it was, or became, at the other revision."""
@@ -95,6 +124,8 @@ class Comparison:
 
     def joined(self) -> str:
         """Give the SQL that joins the rows before, as b, with those after, as a, on the key."""
+        if self.aligned:
+            return self._side_by_side()
         on = " AND ".join(self._same_key(b, a) for b, a in self.key)
         return f"{self.before.relation} b FULL OUTER JOIN {self.after.relation} a ON {on}"
 
@@ -123,15 +154,43 @@ class Comparison:
             return False
         if not self.key:
             return self.before.rows == self.multiset_counts([*self.pairs, (b, a)])[0]
-        held, same = self.row(f"SELECT count(*) FILTER (WHERE b.c{b} IS NOT NULL), count(*) FILTER (WHERE b.c{b} IS "
-                              f"NOT NULL AND a.c{a} IS NOT NULL AND {self.same(b, a)}) FROM {self.joined()} "
-                              f"WHERE b.rowid IS NOT NULL AND a.rowid IS NOT NULL")
-        return 0 < held == same
+        both = f"{self.joined()} WHERE b.rowid IS NOT NULL AND a.rowid IS NOT NULL AND b.c{b} IS NOT NULL"
+        other = f"{both} AND (a.c{a} IS NULL OR NOT ({self.same(b, a)}))"
+        return not self._any(f"{other} AND b.rowid < {_FIRST}") and not self._any(other) and self._any(both)
 
     def differs(self, b: int, a: int) -> str:
         """Give the SQL that says whether two values, either of which may be NULL, differ."""
+        if self.before.kinds[b] == self.after.kinds[a] and not self.retyped(b, a):
+            return f"b.c{b} IS DISTINCT FROM a.c{a}"
         return (f"((b.c{b} IS NULL) <> (a.c{a} IS NULL) OR "
                 f"(b.c{b} IS NOT NULL AND a.c{a} IS NOT NULL AND NOT ({self.same(b, a)})))")
+
+    @cached_property
+    def differing(self) -> str:
+        """The name of a table of the rows that differ, written when first asked for: they are joined only once.
+
+        A row per row that is gone, new, or holds another value: b and a, its places before and after, NULL where it is
+        not; f0 …, what became of its value in each column before.
+        """
+        fates = [f"{self._fate(b, a)} AS f{b}" for b, a in self.pairs]
+        fates += [f"CASE WHEN b.c{b} IS NOT NULL AND a.rowid IS NULL THEN {LOST} ELSE {KEPT} END::TINYINT AS f{b}"
+                  for b, _ in self.carried]
+        fates += [f"CASE WHEN b.c{b} IS NOT NULL THEN {LOST} ELSE {KEPT} END::TINYINT AS f{b}" for b in self.gone()]
+        differ = " OR ".join(["a.rowid IS NULL", "b.rowid IS NULL", *(self.differs(b, a) for b, a in self.pairs)])
+        name = f"differing{next(_numbers)}"
+        told = ", ".join(["b.rowid AS b", "a.rowid AS a", *fates])
+        self.connection.execute(f"CREATE TEMP TABLE {name} AS SELECT {told} FROM {self.joined()} WHERE {differ}")
+        return name
+
+    def release(self) -> None:
+        """Let the table of rows that differ go; it is written again when it is asked for again."""
+        if name := self.__dict__.pop("differing", None):
+            self.connection.execute(f"DROP TABLE {name}")
+
+    def _fate(self, b: int, a: int) -> str:
+        same = self.same(b, a)
+        return (f"CASE WHEN b.c{b} IS NULL THEN CASE WHEN a.c{a} IS NULL THEN {KEPT} ELSE {FILLED} END "
+                f"WHEN a.c{a} IS NULL THEN {LOST} WHEN {same} THEN {KEPT} ELSE {CHANGED} END::TINYINT")
 
     def multiset_counts(self, pairs: list[tuple[int, int]]) -> list[int]:
         """Compare rows that nothing tells apart, by some columns: as many of each as there were.
@@ -140,18 +199,30 @@ class Comparison:
         -------
         rows kept, lost and added; then for each of the columns its values kept, lost and added
         """
-        grouped = []
-        for letter, kept, side in (("b", self.before, 0), ("a", self.after, 1)):
-            columns = ", ".join(f"{self.joinable(letter, kept, pair, side)} AS k{place}"
-                                for place, pair in enumerate(pairs))
-            grouped.append(f"(SELECT {columns}, count(*) AS n FROM {kept.relation} {letter} GROUP BY ALL)")
+        grouped = [f"(SELECT *, count(*) AS n FROM {side} GROUP BY ALL)" for side in self.unlike_rows(pairs)]
         on = " AND ".join(f"g.k{place} IS NOT DISTINCT FROM h.k{place}" for place in range(len(pairs)))
-        wanted = ["least(coalesce(g.n, 0), coalesce(h.n, 0))", "greatest(coalesce(g.n, 0) - coalesce(h.n, 0), 0)",
+        wanted = ["greatest(coalesce(g.n, 0) - coalesce(h.n, 0), 0)",
                   "greatest(coalesce(h.n, 0) - coalesce(g.n, 0), 0)"]
         held = ["true", *(f"coalesce(g.k{place}, h.k{place}) IS NOT NULL" for place in range(len(pairs)))]
         counts = ", ".join(f"coalesce(sum({count}) FILTER (WHERE {value}), 0)::BIGINT"
                            for value in held for count in wanted)
-        return list(self.row(f"SELECT {counts} FROM {grouped[0]} g FULL OUTER JOIN {grouped[1]} h ON {on}"))
+        found = self.row(f"SELECT {counts} FROM {grouped[0]} g FULL OUTER JOIN {grouped[1]} h ON {on}")
+        before = [self.before.rows, *(self.before.values[b] for b, _ in pairs)]
+        return [number for held, lost, added in zip(before, found[::2], found[1::2])
+                for number in (held - lost, lost, added)]
+
+    def unlike_rows(self, pairs: list[tuple[int, int]]) -> list[str]:
+        """Give the queries of the rows before, and after, less those that stand as they were at the same place.
+
+        Their columns k0 … are in the form in which a value equals what it was, or became.
+        """
+        forms = [[f"{self.joinable(letter, kept, pair, side)} AS k{place}" for place, pair in enumerate(pairs)]
+                 for letter, kept, side in (("b", self.before, 0), ("a", self.after, 1))]
+        if self.before.rows != self.after.rows:
+            return [f"(SELECT {', '.join(columns)} FROM {kept.relation} {letter})"
+                    for columns, kept, letter in zip(forms, (self.before, self.after), "ba")]
+        differ = self._unlike(pairs)
+        return [f"(SELECT {', '.join(columns)} FROM {self._side_by_side()} WHERE {differ})" for columns in forms]
 
     def row(self, statement: str) -> tuple:
         """Give the one row of a query."""
@@ -159,3 +230,6 @@ class Comparison:
 
     def _count(self, source: str) -> int:
         return self.row(f"SELECT count(*) FROM {source}")[0]
+
+    def _any(self, source: str) -> bool:
+        return self.connection.execute(f"SELECT 1 FROM {source} LIMIT 1").fetchone() is not None

@@ -87,8 +87,9 @@ def _picture(source: Any) -> _Picture:
     if isinstance(source, pd.DataFrame):
         return _draw(list(map(Entry._make, entries_of(source))), {})
     with open_reading(source) as (connection, database):
-        tables, entries = database.read_structure(connection)
-        return _draw(entries, {table.name: [column.name for column in table.columns] for table in tables})
+        found = database.read_structure(connection)
+        order = {table.name: [column.name for column in table.columns] for table in found.tables}
+        return _draw(found.entries, order)
 
 
 def _draw(entries: list[Entry], order: dict[str, list[str]]) -> _Picture:

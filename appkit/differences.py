@@ -1,8 +1,8 @@
 """The values that differ between two revisions of a table: listed, sampled, and told from those brought back."""
 from typing import Any
 
-from appkit.comparison import Comparison
-from appkit.values import SEVERAL, UNION, as_union, boxed, literal, shortened
+from appkit.comparison import CHANGED, FILLED, KEPT, LOST, TOGETHER, Comparison
+from appkit.values import SEVERAL, UNION, Kept, as_union, boxed, literal, shortened
 
 
 def differences(comparison: Comparison) -> list[tuple[tuple | None, str, Any, Any]]:
@@ -23,26 +23,34 @@ def differences(comparison: Comparison) -> list[tuple[tuple | None, str, Any, An
 
 def sample_changes(comparison: Comparison, was: str, name: str, limit: int = 3) -> list[tuple[str, Any, Any]]:
     """Give a few values that are others now, or gone from a row that is there: key, before, after; by key."""
+    if not comparison.key:
+        return []
     b, a = comparison.before.position(was), comparison.after.position(name)
-    return _sample(comparison, f"b.rowid IS NOT NULL AND a.rowid IS NOT NULL AND b.c{b} IS NOT NULL AND "
-                        f"{_value_gone(comparison, b, a)}", [f"b.c{b}", f"a.c{a}"], limit)
+    source = (f"(SELECT b.*, d.b, d.a FROM {comparison.differing} d JOIN {comparison.before.relation} b "
+              f"ON b.rowid = d.b WHERE d.a IS NOT NULL AND d.f{b} IN ({CHANGED}, {LOST}))")
+    return [(told, _value(comparison, comparison.before, b, row), _value(comparison, comparison.after, a, other))
+            for told, row, other in _first(comparison, source, limit)]
 
 
 def sample_of(comparison: Comparison, was: str, limit: int = 3) -> list[tuple[str, Any]]:
     """Give a few values of a column as it was: key, value; by key."""
-    b = comparison.before.position(was)
-    return _sample(comparison, f"b.c{b} IS NOT NULL", [f"b.c{b}"], limit)
-
-
-def _sample(comparison: Comparison, condition: str, values: list[str], limit: int) -> list[tuple]:
     if not comparison.key:
         return []
-    keys = [_key_value(comparison, b, a) for b, a in comparison.key]
-    rows = comparison.connection.execute(
-        f"SELECT {', '.join(keys + values)} FROM {comparison.joined()} WHERE {condition} "
-        f"ORDER BY {', '.join(keys)} LIMIT {limit}").fetchall()
-    width = len(keys)
-    return [(_key_told(comparison, row[:width]), *row[width:]) for row in rows]
+    b = comparison.before.position(was)
+    source = f"(SELECT *, rowid AS b, NULL AS a FROM {comparison.before.relation} WHERE c{b} IS NOT NULL)"
+    return [(told, _value(comparison, comparison.before, b, row)) for told, row, _ in _first(comparison, source, limit)]
+
+
+def _first(comparison: Comparison, source: str, limit: int) -> list[tuple[str, int, int]]:
+    """Give the first rows by key: the key as it is told, the places before and after."""
+    keys = ", ".join(f"c{b}" for b, _ in comparison.key)
+    rows = comparison.connection.execute(f"SELECT {keys}, b, a FROM {source} ORDER BY {keys} LIMIT {limit}").fetchall()
+    return [(_key_told(comparison, row[:-2]), *row[-2:]) for row in rows]
+
+
+def _value(comparison: Comparison, kept: Kept, place: int, row: int) -> Any:
+    """Read one value: a few large ones would not fit into memory while rows are sorted."""
+    return comparison.row(f"SELECT c{place} FROM {kept.relation} WHERE rowid = {row}")[0]
 
 
 def _key_told(comparison: Comparison, values: tuple) -> str:
@@ -53,14 +61,14 @@ def _key_told(comparison: Comparison, values: tuple) -> str:
 def filled_with(comparison: Comparison, name: str, was: str | None, limit: int = 4) -> list[tuple[Any, int]]:
     """Give what a column was filled with where it had NULL, or was not there: value and number, most first."""
     a = comparison.after.position(name)
-    here = f"a.c{a} IS NOT NULL"
     if was is None or not comparison.key:
-        source = f"{comparison.after.relation} a WHERE {here}"
+        source = f"{comparison.after.relation} a"
     else:
         b = comparison.before.position(was)
-        source = f"{comparison.joined()} WHERE {here} AND b.rowid IS NOT NULL AND b.c{b} IS NULL"
-    return comparison.connection.execute(f"SELECT a.c{a}, count(*) AS n FROM {source} GROUP BY a.c{a} "
-                                    f"ORDER BY n DESC, a.c{a} LIMIT {limit}").fetchall()
+        source = (f"{comparison.differing} d JOIN {comparison.after.relation} a ON a.rowid = d.a "
+                  f"AND d.b IS NOT NULL AND d.f{b} = {FILLED}")
+    return comparison.connection.execute(f"SELECT a.c{a}, count(*) AS n FROM {source} WHERE a.c{a} IS NOT NULL "
+                                         f"GROUP BY a.c{a} ORDER BY n DESC, a.c{a} LIMIT {limit}").fetchall()
 
 
 def lost_for_good(comparison: Comparison, back: Comparison | None) -> tuple[int, tuple[str, ...], dict[str, int]]:
@@ -75,25 +83,34 @@ def lost_for_good(comparison: Comparison, back: Comparison | None) -> tuple[int,
     -------
     the rows gone, the keys of a few of them, and per column (its name before) the values gone from other rows
     """
-    mine = _lost_cells(comparison, "lost_up")
-    width = len(comparison.key)
-    if back is not None and [b for b, _ in back.key] == [b for b, _ in comparison.key]:
-        keys = ", ".join([*(f"key{place}" for place in range(width)), "place"])
-        # A row that came back with another value in it has lost a value, not itself.
-        mine = (f"(SELECT {keys}, up.gone AND back.gone AS gone FROM {mine} up "
-                f"JOIN {_lost_cells(back, 'lost_back')} back USING ({keys}))")
-    keys = ", ".join(f"key{place}" for place in range(width))
-    rows = comparison.row(f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {mine} WHERE gone)")[0]
-    few = comparison.connection.execute(
-        f"SELECT DISTINCT {keys} FROM {mine} WHERE gone ORDER BY ALL LIMIT 3").fetchall()
-    values = comparison.connection.execute(f"SELECT place, count(*) FROM {mine} WHERE NOT gone "
-                                      "GROUP BY place").fetchall()
-    told = tuple(_key_told(comparison, row) for row in few)
-    return rows, told, {comparison.before.names[place]: count for place, count in values}
+    sides = {"up": comparison}
+    if back is not None and back.key and back.before.relation == comparison.before.relation:
+        sides["back"] = back
+    both = " FULL OUTER JOIN ".join(f"(SELECT * FROM {side.differing} WHERE b IS NOT NULL) {name}"
+                                    for name, side in sides.items())
+    both += " ON up.b = back.b" if len(sides) == 2 else ""
+    # A row that came back with another value in it has lost a value, not itself.
+    gone = " AND ".join(f"{name}.b IS NOT NULL AND {name}.a IS NULL" for name in sides)
+    rows = comparison.row(f"SELECT count(*) FROM {both} WHERE {gone}")[0]
+    whole = (f"(SELECT *, rowid AS b, NULL AS a FROM {comparison.before.relation} "
+             f"WHERE rowid IN (SELECT up.b FROM {both} WHERE {gone}))")
+    told = tuple(key for key, *_ in _first(comparison, whole, 3)) if rows else ()
+    return rows, told, _values_lost(sides, both, gone)
 
 
-def _value_gone(comparison: Comparison, b: int, a: int) -> str:
-    return f"(a.c{a} IS NULL OR NOT ({comparison.same(b, a)}))"
+def _values_lost(sides: dict[str, Comparison], both: str, gone: str) -> dict[str, int]:
+    """Count the values that are lost in each comparison, in rows that are not: by column, where there are any."""
+    before = sides["up"].before
+    dropped = {name: set(side.gone()) for name, side in sides.items()}
+    wanted = []
+    for b, values in enumerate(before.values):
+        lost = [f"{name}.f{b} IN ({CHANGED}, {LOST})" for name in sides if b not in dropped[name]]
+        wanted.append(f"count(*) FILTER (WHERE {' AND '.join(lost)} AND NOT ({gone}))" if lost else
+                      f"{values} - count(*) FILTER (WHERE {gone} AND up.f{b} = {LOST})")
+    found: list[int] = []
+    for start in range(0, len(wanted), TOGETHER):
+        found += sides["up"].row(f"SELECT {', '.join(wanted[start:start + TOGETHER])} FROM {both}")
+    return {name: count for name, count in zip(before.names, found) if count}
 
 
 def _key_value(comparison: Comparison, b: int, a: int) -> str:
@@ -109,27 +126,24 @@ def _cells(comparison: Comparison) -> list[str]:
         return _loose_rows(comparison)
     keys = ", ".join(f"{_key_value(comparison, b, a)} AS key{place}" for place, (b, a) in enumerate(comparison.key))
     source = comparison.joined()
-    parts = []
-    for b, a in comparison.pairs:
-        parts.append((a, comparison.after.names[a], boxed("b", comparison.before, b), boxed("a", comparison.after, a),
-                      comparison.differs(b, a)))
+    unlike = (f"{comparison.differing} d LEFT JOIN {comparison.before.relation} b ON b.rowid = d.b "
+              f"LEFT JOIN {comparison.after.relation} a ON a.rowid = d.a")
+    parts = [(a, comparison.after.names[a], boxed("b", comparison.before, b), boxed("a", comparison.after, a), unlike,
+              f"d.f{b} <> {KEPT}") for b, a in comparison.pairs]
     null = f"NULL::{UNION}"
-    parts += [(a, comparison.after.names[a], null, boxed("a", comparison.after, a), f"a.c{a} IS NOT NULL") for a in new]
+    parts += [(a, comparison.after.names[a], null, boxed("a", comparison.after, a), source, f"a.c{a} IS NOT NULL")
+              for a in new]
     parts += [(len(comparison.after.names) + b, comparison.before.names[b], boxed("b", comparison.before, b), null,
-               f"b.c{b} IS NOT NULL") for b in gone]
+               source, f"b.c{b} IS NOT NULL") for b in gone]
     return [f"SELECT {keys}, {place} AS place, {literal(name)} AS name, {old} AS before, {now} AS after "
-            f"FROM {source} WHERE {differ}" for place, name, old, now, differ in parts]
+            f"FROM {source} WHERE {differ}" for place, name, old, now, source, differ in parts]
 
 
 def _loose_rows(comparison: Comparison) -> list[str]:
     """Give the queries of the rows without key that are gone or new, value by value."""
     if not comparison.pairs:
         return []
-    sides = []
-    for letter, kept, side in (("b", comparison.before, 0), ("a", comparison.after, 1)):
-        columns = ", ".join(f"{comparison.joinable(letter, kept, pair, side)} AS k{place}"
-                            for place, pair in enumerate(comparison.pairs))
-        sides.append(f"(SELECT {columns} FROM {kept.relation} {letter})")
+    sides = comparison.unlike_rows(comparison.pairs)
     null, parts = f"NULL::{UNION}", []
     for place, pair in enumerate(comparison.pairs):
         value = as_union(f"k{place}", "t" if comparison.retyped(*pair) else _kind_joined(comparison, pair))
@@ -143,21 +157,6 @@ def _loose_rows(comparison: Comparison) -> list[str]:
 def _kind_joined(comparison: Comparison, pair: tuple[int, int]) -> str:
     old, new = comparison.before.kinds[pair[0]], comparison.after.kinds[pair[1]]
     return old if old == new else SEVERAL
-
-
-def _lost_cells(comparison: Comparison, name: str) -> str:
-    """Write the values of `before` that are gone or others into a temporary table; give its name.
-
-    A row per value: key0 …, place (of the column), gone (whether its whole row is).
-    """
-    keys = ", ".join(f"b.c{b} AS key{place}" for place, (b, _) in enumerate(comparison.key))
-    mapped = dict(comparison.pairs + comparison.carried)
-    parts = []
-    for b in range(len(comparison.before.names)):
-        gone = f"coalesce({_value_gone(comparison, b, mapped[b])}, true)" if b in mapped else "true"
-        parts.append(f"SELECT {keys}, {b} AS place, a.rowid IS NULL AS gone FROM {comparison.joined()} "
-                     f"WHERE b.rowid IS NOT NULL AND b.c{b} IS NOT NULL AND (a.rowid IS NULL OR {gone})")
-    return _gather(comparison, name, parts)
 
 
 def _gather(comparison: Comparison, name: str, parts: list[str]) -> str:

@@ -1,14 +1,13 @@
 """Drift: what the models would create, held against what the migrations made."""
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-import pandas as pd
 from sqlalchemy import URL, MetaData, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from appkit.databases import Entry, open_reading
 from appkit.errors import reason_of
 from appkit.findings import Finding
-from appkit.schema import read_schema
 
 _MODELLED = ("table", "column", "primary key", "foreign key", "unique", "check", "index")
 _NAMED = ("table", "column")  # the others are compared by what they are: a name of its own is no drift
@@ -18,9 +17,10 @@ _ADVICE = "Let the models and the migrations say the same: change the one that i
 _Forms = dict[tuple[str, str, str], str]
 
 
-def find_drift(revision: str, models: MetaData, empty: URL, schema: pd.DataFrame) -> list[Finding]:
+def find_drift(revision: str, models: MetaData, empty: URL, schema: dict[str, tuple[Entry, ...]]) -> list[Finding]:
     """Compare a schema with what the models create in an empty database of the same kind."""
-    tables = sorted(set(schema.loc[schema["kind"] == "table", "table"]))
+    there = [entry for entries in schema.values() for entry in entries]
+    tables = sorted({entry.table for entry in there if entry.kind == "table"})
     if not models.tables and tables:
         return [_warn(revision, "",
                       f"the models know no table, the database has {len(tables)}: {', '.join(tables[:3])}",
@@ -32,12 +32,14 @@ def find_drift(revision: str, models: MetaData, empty: URL, schema: pd.DataFrame
     except SQLAlchemyError as reason:
         return [_warn(revision, "", f"not observed: the models cannot create their tables here: {reason_of(reason)}",
                       "Whether models and migrations agree is unknown.", "Look at the models' types and defaults.")]
-    return list(_differing(revision, _forms(read_schema(engine)), _forms(schema)))
+    with open_reading(engine) as (connection, database):
+        wanted = database.read_catalogue(connection)
+    return list(_differing(revision, _forms(wanted), _forms(there)))
 
 
-def _forms(schema: pd.DataFrame) -> _Forms:
-    rows = schema[schema["kind"].isin(_MODELLED)].itertuples()
-    return {(row.table, row.kind, row.name if row.kind in _NAMED else row.definition): row.definition for row in rows}
+def _forms(entries: Iterable[Entry]) -> _Forms:
+    return {(entry.table, entry.kind, entry.name if entry.kind in _NAMED else entry.definition): entry.definition
+            for entry in entries if entry.kind in _MODELLED}
 
 
 def _differing(revision: str, models: _Forms, there: _Forms) -> Iterator[Finding]:

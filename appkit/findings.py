@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
-
 from appkit import wording
 from appkit.comparison import Comparison
-from appkit.databases import fold
+from appkit.databases import Entry, fold
 from appkit.differences import filled_with, lost_for_good, sample_changes, sample_of
 from appkit.ledger import TableLedger
 from appkit.objects import Announced, find_lost_objects
+from appkit.schema import Difference
 from appkit.script import Script
 from appkit.values import shortened
 from appkit.watching import Statement
@@ -50,6 +49,11 @@ class Pair:
         """The table's name: the one it has afterwards, where it is still there."""
         return self.after or self.before
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing can have written to the table."""
+        return self.comparison is not None and self.comparison.before is self.comparison.after
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -66,10 +70,10 @@ class RoundTrip:
 
     refused: Failure | None = None
     back_pairs: list[Pair] = field(default_factory=list)  # as it stood before the upgrade, and after the downgrade
-    back_schema: pd.DataFrame | None = None
+    back_schema: list[Difference] = field(default_factory=list)
     again_failed: Failure | None = None
     again_pairs: list[Pair] = field(default_factory=list)
-    again_schema: pd.DataFrame | None = None
+    again_schema: list[Difference] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,8 @@ class Step:
     script: Script
     statements: list[Statement]
     pairs: list[Pair]
-    schema: pd.DataFrame
-    defaults: dict[tuple[str, str], str]  # of the columns that have one afterwards
+    schema: list[Difference]
+    catalogue: dict[str, tuple[Entry, ...]]  # as it is afterwards, by table
     drops: frozenset[tuple[str, str]] = frozenset()  # what DROP statements named: kind and folded name
     failure: Failure | None = None
     left_behind: str = ""  # what a failed revision left changed
@@ -146,7 +150,7 @@ class _Lost:
 def _losses(step: Step) -> Iterator[Finding]:
     if step.failure:
         return
-    for pair in step.pairs:
+    for pair in _touched(step.pairs):
         if pair.before is None or pair.ledger.whole:
             continue
         lost = _lost_for_good(pair, step.trip)
@@ -155,6 +159,10 @@ def _losses(step: Step) -> Iterator[Finding]:
         for column in pair.ledger.columns:
             if lost.values.get(column.was) and not _is_generated(pair, column.was):
                 yield _values_lost(step, pair, column, lost.values[column.was])
+
+
+def _touched(pairs: list[Pair]) -> list[Pair]:
+    return [pair for pair in pairs if not pair.untouched]
 
 
 def _is_generated(pair: Pair, column: str) -> bool:
@@ -288,7 +296,7 @@ def _objects(step: Step) -> Iterator[Finding]:
 def _inventions(step: Step) -> Iterator[Finding]:
     if step.failure:
         return
-    for pair in step.pairs:
+    for pair in _touched(step.pairs):
         if pair.comparison is None:
             continue
         for column in pair.ledger.columns:
@@ -298,12 +306,19 @@ def _inventions(step: Step) -> Iterator[Finding]:
                 yield Finding(step.revision, "warning", "values-invented", where,
                               f"{column.invented} of {_rows(pair.ledger.before)} had NULL, now: {told}",
                               *wording.NULLS_FILLED)
-            elif not column.was and (default := step.defaults.get((pair.name, column.column))):
+            elif not column.was and (default := _default(step, pair.name, column.column)):
                 values = filled_with(pair.comparison, column.column, None)
                 if len(values) == 1 and pair.ledger.kept + pair.ledger.changed:
                     yield Finding(step.revision, "warning", "values-invented", where,
                                   f"all {values[0][1]} rows get {shortened(values[0][0])} (DEFAULT {default})",
                                   *wording.DEFAULT_FILLED)
+
+
+def _default(step: Step, table: str, column: str) -> str:
+    """Give the DEFAULT of a column; '' where it has none."""
+    definition = next((entry.definition for entry in step.catalogue.get(table, ())
+                       if (entry.kind, entry.name) == ("column", column)), "")
+    return f" {definition}".partition(" DEFAULT ")[2]
 
 
 def _values_told(values: list[tuple[Any, int]]) -> str:
@@ -324,7 +339,7 @@ def _verdict(step: Step, trip: RoundTrip) -> tuple[str, str, tuple[str, str]] | 
     """Say how far a round trip did not end where it began: severity, evidence, and what is said of it."""
     if trip.refused:
         return "failure", f"refuses: {trip.refused.reason}", wording.REFUSES
-    lost = [f"{pair.name}: {told}" for pair in trip.back_pairs if (told := _missing(pair.ledger))]
+    lost = [f"{pair.name}: {told}" for pair in _touched(trip.back_pairs) if (told := _missing(pair.ledger))]
     schema = [f"{row.change} {row.kind} {row.table}.{row.name}" for row in _lasting(trip.back_schema)]
     if trip.again_failed:
         told = "; ".join([trip.again_failed.reason, *schema[:3]])
@@ -341,7 +356,7 @@ def _verdict(step: Step, trip: RoundTrip) -> tuple[str, str, tuple[str, str]] | 
 
 def _going_back(step: Step) -> str:
     """A downgrade that loses what the upgrade had kept is a loss of its own."""
-    for back in step.trip.back_pairs:
+    for back in _touched(step.trip.back_pairs):
         there = next((pair for pair in step.pairs if pair.before == back.before), None)
         if there is None or not _unkept(back.ledger):
             continue
@@ -352,7 +367,7 @@ def _going_back(step: Step) -> str:
 
 def _again(trip: RoundTrip) -> str:
     told = [f"{row.change} {row.kind} {row.table}.{row.name}" for row in _lasting(trip.again_schema)]
-    told += [f"{pair.name}: {missing}" for pair in trip.again_pairs if (missing := _missing(pair.ledger))]
+    told += [f"{pair.name}: {missing}" for pair in _touched(trip.again_pairs) if (missing := _missing(pair.ledger))]
     return "; ".join(told[:4])
 
 
@@ -368,9 +383,9 @@ def _missing(ledger: TableLedger) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _lasting(schema: pd.DataFrame) -> Iterator[Any]:
+def _lasting(schema: list[Difference]) -> Iterator[Difference]:
     """Pass over the counters: that a number was used once is no difference of schemas."""
-    return (row for row in schema.itertuples() if row.kind != "sequence")
+    return (row for row in schema if row.kind != "sequence")
 
 
 # ---- how it is said

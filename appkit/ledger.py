@@ -1,10 +1,8 @@
 """The ledger: what became of every row and value of a table."""
 from dataclasses import dataclass
 
-from appkit.comparison import Comparison
+from appkit.comparison import CHANGED, FILLED, LOST, TOGETHER, Comparison
 from appkit.values import Kept
-
-_TOGETHER = 40  # columns counted by one statement: DuckDB takes much longer over a few that are very long
 
 
 @dataclass(frozen=True)
@@ -55,25 +53,25 @@ def _untouched(comparison: Comparison) -> TableLedger:
 
 
 def _keyed(comparison: Comparison) -> TableLedger:
-    both = "b.rowid IS NOT NULL AND a.rowid IS NOT NULL"
-    differ = " OR ".join(comparison.differs(b, a) for b, a in comparison.pairs) or "false"
-    rows = _counts(comparison, [f"{both} AND NOT ({differ})", f"{both} AND ({differ})", "a.rowid IS NULL",
-                                "b.rowid IS NULL"])
+    """Count the rows and values that differ; what is kept is the rest."""
+    before, after = comparison.before, comparison.after
+    changed, lost, added = _counts(comparison, ["a IS NOT NULL AND b IS NOT NULL", "a IS NULL", "b IS NULL"])
     found: list[int] = []
-    for start in range(0, len(comparison.pairs), _TOGETHER):
-        wanted = []
-        for b, a in comparison.pairs[start:start + _TOGETHER]:
-            held = f"b.c{b} IS NOT NULL AND a.c{a} IS NOT NULL"
-            wanted += [f"{held} AND {comparison.same(b, a)}", f"{held} AND NOT ({comparison.same(b, a)})",
-                       f"b.c{b} IS NOT NULL AND a.c{a} IS NULL", f"b.c{b} IS NULL AND a.c{a} IS NOT NULL",
-                       f"{both} AND b.c{b} IS NULL AND a.c{a} IS NOT NULL"]
-        found += _counts(comparison, wanted)
-    return TableLedger(comparison.before.rows, comparison.after.rows, *rows, _columns(comparison, found))
+    for start in range(0, len(comparison.pairs), TOGETHER):
+        wanted = [(b, after.values[a]) for b, a in comparison.pairs[start:start + TOGETHER]]
+        counts = _counts(comparison, [condition for b, _ in wanted for condition in (
+            f"f{b} = {CHANGED}", f"f{b} = {LOST}", f"f{b} = {FILLED} AND b IS NOT NULL")])
+        for place, (b, now) in enumerate(wanted):
+            other, gone, invented = counts[3 * place:3 * place + 3]
+            kept = before.values[b] - other - gone
+            found += [kept, other, gone, now - kept - other, invented]
+    return TableLedger(before.rows, after.rows, before.rows - changed - lost, changed, lost, added,
+                       _columns(comparison, found))
 
 
 def _counts(comparison: Comparison, conditions: list[str]) -> list[int]:
     counts = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in conditions)
-    return list(comparison.row(f"SELECT {counts} FROM {comparison.joined()}"))
+    return list(comparison.row(f"SELECT {counts} FROM {comparison.differing}"))
 
 
 def _columns(comparison: Comparison, found: list[int]) -> tuple[ColumnLedger, ...]:
@@ -95,7 +93,7 @@ def _loose(comparison: Comparison) -> TableLedger:
     found = comparison.multiset_counts(comparison.pairs) if comparison.pairs else [0, before, after]
     kept, lost, added = found[:3]
     columns = []
-    for place in range(len(comparison.pairs) ):
+    for place in range(len(comparison.pairs)):
         same, gone, new = found[3 + 3 * place:6 + 3 * place]
         columns += [same, 0, gone, new, 0]
     return TableLedger(before, after, kept, 0, lost, added, _columns(comparison, columns))

@@ -43,6 +43,13 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
     return sorted(found, key=lambda entry: entry[1] or entry[0])
 
 
+def match_untouched(snapshots: Snapshots, kept: Kept) -> Match:
+    """Set a table that nothing wrote to beside itself."""
+    name = kept.table.name
+    comparison = Comparison(snapshots, kept, kept, {column: column for column in kept.names})
+    return name, name, count_ledger(comparison), comparison, ()
+
+
 def _renamed(before: dict[str, Kept], after: dict[str, Kept], moved: dict[str, str]) -> dict[str, str]:
     """Give for each table the one that it became: the one that statements made of it, else the one of its name."""
     names = {fold(name): name for name in before}
@@ -55,6 +62,9 @@ def _renamed(before: dict[str, Kept], after: dict[str, Kept], moved: dict[str, s
 
 def _compare(snapshots: Snapshots, before: Kept, after: Kept, renames: list[tuple[str, dict[str, str]]],
              added: frozenset[str]) -> Comparison:
+    if before is not after:
+        snapshots.load(before)
+        snapshots.load(after)
     names = {fold(before.table.name), fold(after.table.name)}
     lineage = _trace(before.names, after.names, [pairs for table, pairs in renames if fold(table) in names])
     return Comparison(snapshots, before, after, lineage, added)

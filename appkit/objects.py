@@ -1,11 +1,10 @@
 """What of a schema disappears in a revision that no operation of it announced."""
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import NamedTuple
 
 from appkit.databases import fold
+from appkit.schema import Difference
 from appkit.script import Script
 
 # What may go from a definition, and the keyword by which an operation says that it means it.
@@ -35,10 +34,10 @@ class Announced(NamedTuple):
     renamed: dict[str, str]  # tables: before to after
 
 
-def find_lost_objects(schema: pd.DataFrame, announced: Announced) -> Iterator[LostObject]:
-    """Give what of a schema went that nothing announced, out of the difference that `compare_schema` gave."""
-    gone = [(row.table, row.name) for row in schema.itertuples() if (row.change, row.kind) == ("removed", "column")]
-    for row in schema.itertuples():
+def find_lost_objects(schema: list[Difference], announced: Announced) -> Iterator[LostObject]:
+    """Give what of a schema went that nothing announced, out of all that differs."""
+    gone = [(row.table, row.name) for row in schema if (row.change, row.kind) == ("removed", "column")]
+    for row in schema:
         if row.change == "added" or row.table in announced.dropped and row.kind != "view":
             continue
         what = _counter(row, schema, announced) if row.kind == "sequence" else (
@@ -48,7 +47,7 @@ def find_lost_objects(schema: pd.DataFrame, announced: Announced) -> Iterator[Lo
             yield LostObject(row.kind, where, what)
 
 
-def _changed(row: Any, announced: Announced) -> str:
+def _changed(row: Difference, announced: Announced) -> str:
     before, after = _without_literals(row.before), _without_literals(row.after)
     gone = [word for word in _ATTRIBUTES if word in before and word not in after and not announced.script.mentions(
         _ATTRIBUTES[word], row.table, row.name if row.kind == "column" else "")]
@@ -57,12 +56,11 @@ def _changed(row: Any, announced: Announced) -> str:
     return f"{row.kind} {row.name} of {row.table}: {', '.join(gone)} gone ({row.before} → {row.after})"
 
 
-def _removed(row: Any, schema: pd.DataFrame, announced: Announced, gone: list[tuple[str, str]]) -> str:
+def _removed(row: Difference, schema: list[Difference], announced: Announced, gone: list[tuple[str, str]]) -> str:
     if row.kind in ("table", "column", "primary key") or _is_dropped(row, announced) or _uses(row, gone):
         return ""
     table = announced.renamed.get(row.table, row.table)
-    again = [other for other in schema[(schema["change"] == "added") & (schema["kind"] == row.kind)].itertuples()
-             if other.table == table]
+    again = [other for other in schema if (other.change, other.kind, other.table) == ("added", row.kind, table)]
     if any(other.after == row.before or row.kind == "trigger" and other.name == row.name for other in again):
         return ""  # the same under another name, or on a table under another name
     for other in again:
@@ -73,16 +71,16 @@ def _removed(row: Any, schema: pd.DataFrame, announced: Announced, gone: list[tu
     return f"{row.kind} {row.name} of {row.table} gone: {text if len(text) <= 160 else text[:157] + '…'}"
 
 
-def _counter(row: Any, schema: pd.DataFrame, announced: Announced) -> str:
+def _counter(row: Difference, schema: list[Difference], announced: Announced) -> str:
     """Tell of AUTOINCREMENT's counter when it went back: ids that rows once had are given again."""
-    ended = ((schema["kind"] == "table") & (schema["table"] == row.table)).any()  # told as AUTOINCREMENT gone
+    ended = any((other.kind, other.table) == ("table", row.table) for other in schema)  # told as AUTOINCREMENT gone
     after = 0 if row.change == "removed" else int(row.after)
     if announced.sequences or ended or after >= int(row.before) or row.table in announced.renamed:
         return ""
     return f"AUTOINCREMENT's counter of {row.table} went back from {row.before} to {after}: ids are given again"
 
 
-def _is_dropped(row: Any, announced: Announced) -> bool:
+def _is_dropped(row: Difference, announced: Announced) -> bool:
     unnamed = row.name == row.before or row.name.startswith("(")
     return ((row.kind, fold(row.name)) in announced.drops
             or announced.script.drops(row.kind, row.name, row.table, unnamed=unnamed))
@@ -92,7 +90,7 @@ def _target(definition: str) -> str:
     return re.split(r"\s+(?:ON (?:DELETE|UPDATE)|DEFERRABLE|NOT DEFERRABLE|MATCH)\b", definition)[0]
 
 
-def _uses(row: Any, gone: list[tuple[str, str]]) -> bool:
+def _uses(row: Difference, gone: list[tuple[str, str]]) -> bool:
     """Whether an object stood on a column that the revision took away with it."""
     if row.kind in ("trigger", "view"):
         return False

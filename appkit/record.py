@@ -1,10 +1,12 @@
 """What a rehearsal keeps for later questions: the rows at every revision, and what it was a rehearsal of."""
 from dataclasses import dataclass
+from typing import Any
 
-import pandas as pd
 from flask import Flask
 
+from appkit.databases import Entry
 from appkit.folders import PrivateFolder
+from appkit.progress import Work
 from appkit.snapshots import Snapshots
 from appkit.values import Kept
 
@@ -14,8 +16,8 @@ class State:
     """The copy as it stood at one moment."""
 
     tables: dict[str, Kept]
-    schema: pd.DataFrame
-    storage: dict[str, int]
+    schema: dict[str, tuple[Entry, ...]]  # by table
+    structure: Any  # as the database gave it, for the next look
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,4 @@ class Record:
     files: dict[str, str]
     downgrade: bool
     unused: tuple[str, ...]  # what revision files accept that was not found
+    work: tuple[Work, ...]

@@ -1,30 +1,36 @@
 """The rehearsal: copy, step, watch, compare, judge."""
 from __future__ import annotations
 
+import shutil
 import threading
 import warnings
 from contextlib import ExitStack, closing
-from itertools import chain
+from functools import cached_property, partial
 from typing import Any
 
-import pandas as pd
 from flask import Flask
-from sqlalchemy import MetaData, create_engine
+from sqlalchemy import Connection, Engine, MetaData, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from appkit.databases import app_of, database_of, engine_of, fold
+from appkit.databases import Table, app_of, database_of, engine_of, fold
 from appkit.drift import find_drift
 from appkit.errors import AppkitError, RehearsalError, SourceTouchedError, reason_of
 from appkit.findings import Failure, Pair, RoundTrip, Step, find_unused, judge
 from appkit.folders import PrivateFolder
-from appkit.matching import match_tables
+from appkit.matching import match_tables, match_untouched
+from appkit.progress import announce, recorded, within
 from appkit.record import Record, State
 from appkit.result import Rehearsal
-from appkit.schema import compare_schema, frame_of
+from appkit.schema import Difference, find_differences
 from appkit.snapshots import Snapshots
 from appkit.standin import StandIn, keep_loggers, no_bytecode
+from appkit.values import Kept
 from appkit.watching import Statement, Watch
+
+# What a rehearsal takes on the disk, at most, in sizes of the database: the copy, and the start as it was; while a
+# table is made anew, that table twice and the journal; the rows before and after; with the downgrade, all that again.
+_ROOM, _ROOM_WITH_DOWNGRADE = 5, 8
 
 _one_at_a_time = threading.Lock()  # Alembic's context is global to the process
 
@@ -80,27 +86,38 @@ class _Run:
 
     def __init__(self, app: Flask, downgrade: bool, stack: ExitStack, unfinished: ExitStack) -> None:
         self.app, self.downgrade = app, downgrade
-        self.source = engine_of(app)
+        self.work = stack.enter_context(recorded())
+        self.source = _only_engine(app)
         self.database = database_of(self.source)
-        with app.app_context():
-            engines = app.extensions["sqlalchemy"].engines
-        if len(engines) > 1:
-            names = ", ".join(str(name or "the default") for name in engines)
-            raise RehearsalError(f"This app has {len(engines)} databases ({names}); appkit rehearses apps with one.")
-        self.sources = list(engines.values())
         self.kept_folder = PrivateFolder()  # for as long as somebody holds the result
         unfinished.callback(self.kept_folder.close)
         self.copies = PrivateFolder()
         stack.callback(self.copies.close)
         self.folder = self.copies.path
-        self.url = self.database.copy_database(self.source, self.folder)
+        with within("", self._find_room()):
+            self.url = self.database.copy_database(self.source, self.folder)
+        # What no revision touches is never read, unless somebody asks for it later.
+        self.start = self.database.save_copy(self.url, self.kept_folder.path, "start")
         self.standin = StandIn(app, self.url)
         stack.callback(self.standin.engine.dispose)
-        self.watch = stack.enter_context(Watch(self.database, self.standin.engine, self.sources))
+        self.watch = stack.enter_context(Watch(self.database, self.standin.engine, [self.source]))
         self._check_copy()
         self.snapshots = Snapshots(self.kept_folder.path)
         unfinished.callback(self.snapshots.close)
+        self.untouched: dict[int, Pair] = {}  # by the identity of what was kept
+        self.needed: set[str] = set()  # the relations of states that are over
         self.added: dict[str, frozenset[str]] = {}  # columns that this rehearsal's revisions added, by table
+
+    def _find_room(self) -> str:
+        """Say what room on the disk this may need, and stop where there is less."""
+        size, free = self.database.size_of(self.source), shutil.disk_usage(self.folder).free
+        needed = size * (_ROOM_WITH_DOWNGRADE if self.downgrade else _ROOM)
+        told = f"up to {_amount(needed)} of disk in {self.folder.parent}, where {_amount(free)} are free"
+        if needed > free:
+            shorter = ", or rehearse with downgrade=False" if self.downgrade else ""
+            raise RehearsalError(f"To rehearse this database of {_amount(size)} takes {told}. Make room, name a larger "
+                                 f"place in TMPDIR{shorter}.")
+        return f"needs {told}"
 
     def rehearse(self, to: str) -> Rehearsal:
         start = self._start()
@@ -108,15 +125,15 @@ class _Run:
         state = self._look(None, set())
         states, steps, findings, unused = {",".join(start) or "base": state}, [], [], set()
         for place, revision in enumerate(pending):
-            step, state = self._step(revision, state, tuple(pending[place + 1:]))
+            with within(revision, f"revision {revision}, {place + 1} of {len(pending)}"):
+                step, state = self._step(revision, state, tuple(pending[place + 1:]))
             steps.append(step)
             found = judge(step)
             findings += found
             unused |= {f"{revision}: {each}" for each in find_unused(step, found)}
             if not step.failure:
                 states[revision] = state
-            self.snapshots.forget_all_but({kept.relation for kept in chain(
-                *(known.tables.values() for known in (*states.values(), state)))})
+            self._forget_all_but([*states.values()][-2:] + [state])
             if step.failure:
                 break
         else:
@@ -125,8 +142,13 @@ class _Run:
                 findings += find_drift((pending or [",".join(start) or "base"])[-1], self._models, empty, state.schema)
         record = Record(app=self.app, snapshots=self.snapshots, folder=self.kept_folder, states=states,
                         start=tuple(start), pending=tuple(pending), to=to, files=self.standin.digest(pending),
-                        downgrade=self.downgrade, unused=tuple(sorted(unused)))
+                        downgrade=self.downgrade, unused=tuple(sorted(unused)), work=tuple(self.work))
         return Rehearsal.of(record, steps, findings)
+
+    def _forget_all_but(self, states: list[State]) -> None:
+        """Drop the rows that neither these states, the last ones, nor those before them hold."""
+        self.needed |= {kept.relation for state in states for kept in state.tables.values()}
+        self.snapshots.forget_all_but(self.needed)
 
     def _check_copy(self) -> None:
         """Make sure that the stand-in reaches the copy, whatever the app's engine options make of its URL."""
@@ -164,7 +186,7 @@ class _Run:
         pairs = self._pairs(before, after, statements)
         schema = self._differences(before, after)
         facts = dict(revision=revision, script=self.standin.script(revision), statements=statements, pairs=pairs,
-                     schema=schema, defaults=_defaults(after.schema),
+                     schema=schema, catalogue=after.schema,
                      drops=self.database.find_drops(statement.text for statement in statements))
         if failure:
             return Step(**facts, failure=failure, left_behind=_left_behind(pairs, schema), not_reached=rest), after
@@ -181,7 +203,8 @@ class _Run:
         watch.begin()
         failure = None
         try:
-            run(revision)
+            with announce(f"running {run.__name__}()"):
+                run(revision)
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as reason:  # a script may raise anything, SystemExit too
@@ -194,7 +217,7 @@ class _Run:
 
     def _there_and_back(self, before: State, after: State, revision: str) -> RoundTrip:
         """Take a revision back and apply it again, then put the copy back to where it was before that."""
-        saved = self.database.save_copy(self.url, self.folder)
+        saved = self.database.save_copy(self.url, self.folder, "saved")
         try:
             refused, _, touched = self._try(self.standin.downgrade, revision)
             if refused:
@@ -213,53 +236,81 @@ class _Run:
 
     # ---- looking
 
+    @cached_property
+    def _reader(self) -> Engine:
+        return create_engine(self.url, poolclass=NullPool)
+
     def _look(self, before: State | None, touched: set[str] | None) -> State:
         """Keep every table's rows as they stand; a table that nothing can have written to is not read again."""
-        storage = self.database.read_storage(self.url)
-        engine = create_engine(self.url, poolclass=NullPool)
-        with engine.connect() as connection:
-            found, entries = self.database.read_structure(connection)
-        tables = {}
-        for table in (table for table in found if table.name != self.standin.version_table):
-            old = before.tables.get(table.name) if before else None
-            untouched = touched is not None and fold(table.name) not in touched
-            if untouched and old and old.table == table and before.storage[table.name] == storage[table.name]:
-                tables[table.name] = old
-            else:
-                names = tuple(column.name for column in table.columns)
-                tables[table.name] = self.snapshots.keep(
-                    table, self.database.read_batches(self.url, table.name, names))
-        return State(tables, frame_of(entry for entry in entries if entry.table != self.standin.version_table), storage)
+        tables: dict[str, Kept] = {}
+        with self._reader.connect() as connection:
+            structure = self.database.read_structure(connection, before.structure if before else None)
+            for table in (table for table in structure.tables if table.name != self.standin.version_table):
+                untouched = touched is not None and fold(table.name) not in touched
+                old = before.tables.get(table.name) if before and untouched else None
+                if old and old.table == table and (
+                        before.structure.storage[table.name] == structure.storage[table.name]):
+                    tables[table.name] = old
+                else:
+                    tables[table.name] = self._keep(connection, table, is_start=before is None)
+        schema = {table: entries for table, entries in structure.by_table.items()
+                  if table != self.standin.version_table}
+        return State(tables, schema, structure)
+
+    def _keep(self, connection: Connection, table: Table, *, is_start: bool) -> Kept:
+        """Keep a table's rows, unless there are none, or they stay where they are."""
+        if is_start:
+            rows, values = self.database.count_values(connection, table)
+            return Kept(table, rows=rows, values=values, read=partial(self.database.read_copy, self.start, table))
+        if not self.database.holds_rows(connection, table):
+            return Kept(table, values=[0] * len(table.columns), read=tuple)
+        return self.snapshots.keep(table, self.database.read_copy(self.url, table))
 
     def _pairs(self, before: State, after: State, statements: list[Statement]) -> list[Pair]:
         """Set the tables of two states side by side, and count what became of their rows and values."""
         texts = [statement.text for statement in statements]
-        return [Pair(*found) for found in match_tables(
-            self.snapshots, before.tables, after.tables, self.database.find_renames(texts),
-            self.database.find_table_renames(texts), self.added)]
+        same = {name for name, kept in before.tables.items() if after.tables.get(name) is kept}
+        old, new = ({name: kept for name, kept in state.tables.items() if name not in same}
+                    for state in (before, after))
+        pairs = [self._untouched(after.tables[name]) for name in same]
+        pairs += [Pair(*found) for found in match_tables(
+            self.snapshots, old, new, self.database.find_renames(texts), self.database.find_table_renames(texts),
+            self.added)]
+        return sorted(pairs, key=lambda pair: pair.name)
 
-    def _differences(self, before: State, after: State) -> pd.DataFrame:
-        return compare_schema(before.schema, after.schema)
+    def _untouched(self, kept: Kept) -> Pair:
+        """Give the pair of a table with itself, which is the same one as long as nothing touches the table."""
+        if id(kept) not in self.untouched:
+            self.untouched[id(kept)] = Pair(*match_untouched(self.snapshots, kept))
+        return self.untouched[id(kept)]
+
+    def _differences(self, before: State, after: State) -> list[Difference]:
+        return find_differences(before.schema, after.schema)
 
     def _note_added(self, pairs: list[Pair]) -> None:
         """Follow the columns that this rehearsal added through later renames."""
         both = [(pair, self.added.get(pair.before, frozenset())) for pair in pairs if pair.before and pair.after]
         self.added = {pair.after: pair.comparison.new | {name for name, was in pair.comparison.lineage.items()
-                                                         if was in known} for pair, known in both}
+                                                         if was in known}
+                      for pair, known in both if known or pair.comparison.new}
 
 
-def _defaults(schema: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """Give the DEFAULT of each column that has one."""
-    found = {}
-    for row in schema[schema["kind"] == "column"].itertuples():
-        if " DEFAULT " in f" {row.definition} ":
-            found[row.table, row.name] = f" {row.definition}".split(" DEFAULT ", 1)[1]
-    return found
+def _only_engine(app: Flask) -> Engine:
+    with app.app_context():
+        engines = app.extensions["sqlalchemy"].engines
+    if len(engines) > 1:
+        names = ", ".join(str(name or "the default") for name in engines)
+        raise RehearsalError(f"This app has {len(engines)} databases ({names}); appkit rehearses apps with one.")
+    return engine_of(app)
 
 
-def _left_behind(pairs: list[Pair], schema: pd.DataFrame) -> str:
+def _amount(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _left_behind(pairs: list[Pair], schema: list[Difference]) -> str:
     """Say what a failed revision left changed, whole tables first; '' when all is as it was."""
-    rows = [row for row in schema.itertuples() if row.kind != "sequence"]
+    rows = [row for row in schema if row.kind != "sequence"]
     whole = {row.table for row in rows if row.kind == "table" and row.change != "changed"}
     told = [f"{row.change} table {row.table}" for row in rows if row.kind == "table" and row.table in whole]
     told += [f"{pair.name}: rows differ" for pair in pairs if pair.before and not pair.ledger.whole]

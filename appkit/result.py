@@ -5,15 +5,19 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from appkit.applying import Applied, apply
+from appkit.batches import join_batches
 from appkit.databases import database_of, engine_of
 from appkit.differences import differences
 from appkit.display import count_severities, html_of, json_of, text_of
 from appkit.errors import RehearsalError, UnknownTableError
 from appkit.findings import COLUMNS, UNSAFE, Finding, Pair, Step
+from appkit.progress import Work
 from appkit.record import Record
+from appkit.schema import Difference
 from appkit.tables import typed_frame
 
 _LEDGER = ["revision", "table", "before", "after", "kept", "changed", "lost", "added"]
@@ -39,6 +43,9 @@ class Rehearsal:
         tables written anew. `locks`, `waits` and `scanned` are missing where the database was not asked.
     schema
         A row per object that differs: revision, change, kind, table, name, before, after.
+    work
+        Where the time went: revision, work (copying, running, keeping or comparing), rows (missing
+        where it is not by rows), seconds.
     """
 
     start: str
@@ -48,6 +55,7 @@ class Rehearsal:
     columns: pd.DataFrame
     statements: pd.DataFrame
     schema: pd.DataFrame
+    work: pd.DataFrame
     _record: Record
     _steps: dict[str, Step]
 
@@ -60,6 +68,7 @@ class Rehearsal:
                    _frame(_value_rows(steps), _VALUES, _VALUES[:4]),
                    _statements(steps),
                    _schema(steps),
+                   _work(record.work),
                    record, {step.revision: step for step in steps})
 
     @property
@@ -100,8 +109,8 @@ class Rehearsal:
         if name not in tables:
             raise UnknownTableError(f"No table {name!r} at {at}. There are: {', '.join(tables) or 'none'}.")
         kept = tables[name]
-        rows = [row for batch in self._record.snapshots.read(kept) for row in zip(*batch)]
-        return typed_frame(kept.names, [column.type for column in kept.table.columns], rows,
+        batch = join_batches(list(self._record.snapshots.read(kept)), len(kept.names))
+        return typed_frame(kept.names, [column.type for column in kept.table.columns], batch,
                            database_of(engine_of(self._record.app)))
 
     def apply(self) -> Applied:
@@ -120,7 +129,7 @@ class Rehearsal:
         return {"safe": self.safe, "start": self.start, "revisions": list(self.revisions),
                 "reached": list(self._steps)[-1] if self._steps else self.start,
                 **{name: json_of(getattr(self, name)) for name in
-                   ("findings", "ledger", "columns", "statements", "schema")}}
+                   ("findings", "ledger", "columns", "statements", "schema", "work")}}
 
     def __repr__(self) -> str:
         return f"Rehearsal({self._title})"
@@ -181,9 +190,10 @@ class Rehearsal:
 
 
 def _frame(rows: Iterable[tuple], names: list[str], texts: list[str]) -> pd.DataFrame:
-    rows = list(rows)
-    return pd.DataFrame({name: pd.array([row[place] for row in rows], dtype="string" if name in texts else "Int64")
-                         for place, name in enumerate(names)})
+    columns = list(zip(*rows)) or [()] * len(names)
+    return pd.DataFrame({name: pd.array(values, dtype="string") if name in texts else
+                         pd.array(np.array(values, dtype=np.int64), dtype="Int64")
+                         for name, values in zip(names, columns)})
 
 
 def _ledger_rows(steps: list[Step]) -> Iterable[tuple]:
@@ -214,9 +224,11 @@ def _statements(steps: list[Step]) -> pd.DataFrame:
 
 
 def _schema(steps: list[Step]) -> pd.DataFrame:
-    frames = [step.schema.assign(revision=pd.array([step.revision] * len(step.schema), dtype="string"))
-              for step in steps]
-    names = ["revision", "change", "kind", "table", "name", "before", "after"]
-    if not frames:
-        return pd.DataFrame({name: pd.array([], dtype="string") for name in names})
-    return pd.concat(frames, ignore_index=True)[names]
+    names = ["revision", *Difference._fields]
+    return _frame(((step.revision, *each) for step in steps for each in step.schema), names, names)
+
+
+def _work(done: Iterable[Work]) -> pd.DataFrame:
+    columns = list(zip(*done)) or [()] * 4
+    return pd.DataFrame({name: pd.array(values, dtype=dtype) for name, values, dtype in zip(
+        ("revision", "work", "rows", "seconds"), columns, ("string", "string", "Int64", "Float64"))})

@@ -1,12 +1,24 @@
 """The schema of a database: its catalogue as a DataFrame, and what differs between two of them."""
 from collections.abc import Iterable, Iterator
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from appkit.databases import KINDS, Entry, open_reading
 
 _COLUMNS = list(Entry._fields)
+
+
+class Difference(NamedTuple):
+    """An object of a catalogue that is not what it was: a row of `compare_schema`."""
+
+    change: str  # 'added', 'removed' or 'changed'
+    kind: str
+    table: str
+    name: str
+    before: str | None
+    after: str | None
 
 
 def read_schema(source: Any = None) -> pd.DataFrame:
@@ -51,16 +63,29 @@ def compare_schema(before: Any, after: Any) -> pd.DataFrame:
         where there is none). Objects are matched by kind, table and name, so a rename is one removed and one added.
         A 'sequence' that moved on is told as changed: leave the rows of this kind out to compare structure only.
     """
-    old, new = _definitions(before), _definitions(after)
-    keys = sorted(old.keys() | new.keys(), key=lambda key: (key[1], KINDS.index(key[0]), key[2]))
-    rows = [(_change(old.get(key), new.get(key)), *key, old.get(key), new.get(key))
-            for key in keys if old.get(key) != new.get(key)]
-    return pd.DataFrame(rows, columns=["change", *_COLUMNS[:3], "before", "after"], dtype="string")
+    differences = find_differences(_by_table(before), _by_table(after))
+    return pd.DataFrame(differences, columns=list(Difference._fields), dtype="string")
 
 
-def _definitions(source: Any) -> dict[tuple[str, str, str], str]:
+def _by_table(source: Any) -> dict[str, tuple]:
     schema = source if isinstance(source, pd.DataFrame) else read_schema(source)
-    return {(kind, table, name): definition for kind, table, name, definition in entries_of(schema)}
+    rows = sorted(entries_of(schema), key=lambda row: row[1])
+    return {table: tuple(found) for table, found in groupby(rows, key=lambda row: row[1])}
+
+
+def find_differences(before: dict[str, tuple], after: dict[str, tuple]) -> list[Difference]:
+    """Give what differs between two catalogues, each given by table; sorted by table, kind and name."""
+    found = []
+    for table in before.keys() | after.keys():
+        if before.get(table) != after.get(table):
+            old, new = _definitions(before.get(table, ())), _definitions(after.get(table, ()))
+            found += [Difference(_change(old.get(key), new.get(key)), *key, old.get(key), new.get(key))
+                      for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+    return sorted(found, key=lambda each: (each.table, KINDS.index(each.kind), each.name))
+
+
+def _definitions(entries: Iterable[tuple]) -> dict[tuple[str, str, str], str]:
+    return {(kind, table, name): definition for kind, table, name, definition in entries}
 
 
 def entries_of(schema: pd.DataFrame) -> Iterator[tuple[str, ...]]:

@@ -1,13 +1,17 @@
 """Every table's rows as they stood at a revision, kept in a DuckDB file."""
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from appkit.batches import ARROW, Batch, Parts
 from appkit.databases import Table
-from appkit.values import KINDS, SEVERAL, UNION, Kept, as_union, by_kind, shortened, stored
+from appkit.progress import progress
+from appkit.values import KINDS, SEVERAL, UNION, Kept, as_union, shortened, stored
 
 
 class Snapshots:
@@ -17,7 +21,9 @@ class Snapshots:
         path = folder / "snapshots.duckdb"
         self.connection = duckdb.connect(str(path))
         path.chmod(0o600)
-        self.connection.execute("SET memory_limit = '1GB'; SET preserve_insertion_order = false")
+        # To compress would take more time than all the rest of keeping and comparing.
+        self.connection.execute("SET memory_limit = '1GB'; SET preserve_insertion_order = false; "
+                                "SET force_compression = 'uncompressed'")
         self._number = 0
         self._relations: set[str] = set()
 
@@ -25,18 +31,42 @@ class Snapshots:
         """Let the file go."""
         self.connection.close()
 
-    def keep(self, table: Table, batches: Iterable[list[tuple]]) -> Kept:
-        """Keep a table's rows, given in batches of columns of values."""
-        self._number += 1
-        self._relations.add(f"s{self._number}")
-        width = len(table.columns)
-        kept = Kept(table, f"s{self._number}", values=[0] * width, kinds=[""] * width)
-        # An integer column stands in until the first value tells the kind.
-        columns = ", ".join(f"c{place} BIGINT" for place in range(width))
-        self.connection.execute(f"CREATE TABLE {kept.relation} ({columns})")
-        for batch in batches:
-            self._append(kept, batch)
+    def keep(self, table: Table, batches: Iterable[Batch]) -> Kept:
+        """Keep a table's rows."""
+        kept = Kept(table, read=lambda: batches)
+        self.load(kept)
         return kept
+
+    def load(self, kept: Kept) -> None:
+        """Keep the rows of a table that are not kept yet."""
+        if kept.read is None:
+            return
+        self._number += 1
+        width = len(kept.table.columns)
+        loaded = Kept(kept.table, f"s{self._number}", values=[0] * width, kinds=[""] * width)
+        try:
+            self._fill(loaded, kept.read(), kept.rows or None)
+        except BaseException:  # interrupted: nothing half of it is taken for the whole later
+            with suppress(duckdb.Error):  # none was begun
+                self.connection.rollback()
+            self.connection.execute(f"DROP TABLE IF EXISTS {loaded.relation}")
+            raise
+        self._relations.add(loaded.relation)
+        vars(kept).update(vars(loaded))
+
+    def _fill(self, kept: Kept, batches: Iterable[Batch], expected: int | None) -> None:
+        # In their order: where a table's rows stand as they stood, they are compared in one pass, without a join.
+        self.connection.execute("SET preserve_insertion_order = true")
+        # One transaction: DuckDB writes rows straight into their place, not to its log first.
+        self.connection.begin()
+        with progress(f"keeping {kept.table.name}", expected) as tell:
+            for batch in chain(batches, [Batch(0, [{} for _ in kept.names])]):
+                self._make_room(kept, batch)
+                if batch.rows:
+                    self._append(kept, batch)
+                    tell(batch.rows)
+        self.connection.commit()
+        self.connection.execute("SET preserve_insertion_order = false")
 
     def forget_all_but(self, relations: set[str]) -> None:
         """Drop the rows that no state needs any more."""
@@ -44,49 +74,54 @@ class Snapshots:
             self.connection.execute(f"DROP TABLE {relation}")
         self._relations &= relations
 
-    def _append(self, kept: Kept, batch: list[tuple]) -> None:
+    def _append(self, kept: Kept, batch: Batch) -> None:
         arrays, names, expressions = [], [], []
-        for place, values in enumerate(batch):
-            parts = by_kind(values)
-            self._widen(kept, place, parts)
+        for place, parts in enumerate(batch.columns):
             kept.values[place] += sum(len(part) - part.null_count for part in parts.values())
-            for kind, part in parts.items():
-                arrays.append(part)
-                names.append(f"c{place}_{kind}")
+            arrays += parts.values()
+            names += [f"c{place}_{kind}" for kind in parts]
             expressions.append(stored(place, parts, kept.kinds[place]))
-        kept.rows += len(batch[0])
-        incoming = pa.table(arrays or [pa.nulls(len(batch[0]))], names=names or ["nothing"])
-        self.connection.register("incoming", incoming)
+        kept.rows += batch.rows
+        # DuckDB finds it by this name; one that was registered it would hold until the commit.
+        incoming = pa.table(arrays or [pa.nulls(batch.rows)], names=names or ["nothing"])  # noqa: F841
         self.connection.execute(f"INSERT INTO {kept.relation} SELECT {', '.join(expressions)} FROM incoming")
-        self.connection.unregister("incoming")
 
-    def _widen(self, kept: Kept, place: int, parts: dict[str, pa.Array]) -> None:
-        """Give a column the room for kinds of values that it had not held so far."""
-        old = kept.kinds[place]
-        if old == SEVERAL or not parts or set(parts) == {old}:
-            return
-        new = next(iter(parts)) if not old and len(parts) == 1 else SEVERAL
-        if new == SEVERAL:
-            change = f"{UNION} USING {as_union(f'c{place}', old)}"
-        else:
-            change = f"{KINDS[new]} USING NULL"
-        self.connection.execute(f"ALTER TABLE {kept.relation} ALTER c{place} TYPE {change}")
-        kept.kinds[place] = new
+    def _make_room(self, kept: Kept, batch: Batch) -> None:
+        """Make the table, or give its columns the room for kinds of values that they had not held so far."""
+        before, kept.kinds = kept.kinds, [_widened(old, parts) for old, parts in zip(kept.kinds, batch.columns)]
+        if not kept.rows:
+            columns = ", ".join(f"c{place} {_type(kind)}" for place, kind in enumerate(kept.kinds))
+            self.connection.execute(f"CREATE TABLE {kept.relation} ({columns})")
+        elif before != kept.kinds:
+            self.connection.commit()  # DuckDB alters no column of rows that are not committed
+            for place, (old, new) in enumerate(zip(before, kept.kinds)):
+                if old != new:
+                    value = as_union(f"c{place}", old) if new == SEVERAL else "NULL"
+                    change = f"ALTER c{place} TYPE {_type(new)} USING {value}"
+                    self.connection.execute(f"ALTER TABLE {kept.relation} {change}")
+            self.connection.begin()
 
-    def read(self, kept: Kept) -> Iterator[list[tuple]]:
-        """Give a kept table's rows back, in batches of columns of values, ordered by its key."""
+    def read(self, kept: Kept) -> Iterator[Batch]:
+        """Give a kept table's rows back, ordered by its key."""
+        self.load(kept)
         places = [kept.position(name) for name in kept.table.key] or range(len(kept.names))
-        columns = ", ".join(f"c{place}" for place in range(len(kept.names)))
         order = ", ".join(f"c{place} NULLS FIRST" for place in places)
-        cursor = self.connection.cursor()
-        cursor.execute(f"SELECT {columns} FROM {kept.relation} ORDER BY {order}")
-        while rows := cursor.fetchmany(20_000):
-            yield list(zip(*rows))
+        asked = [(place, kind) for place, held in enumerate(kept.kinds) for kind in KINDS if held in (kind, SEVERAL)]
+        columns = ", ".join(f"union_extract(c{place}, '{kind}')" if kept.kinds[place] == SEVERAL else f"c{place}"
+                            for place, kind in asked)
+        found = self.connection.cursor().sql(f"SELECT {columns or 'NULL'} FROM {kept.relation} ORDER BY {order}")
+        as_arrow = found.to_arrow_reader if hasattr(found, "to_arrow_reader") else found.fetch_arrow_reader
+        for arrived in as_arrow(65_536):
+            parts: list[Parts] = [{} for _ in kept.names]
+            for (place, kind), array in zip(asked, arrived.columns):
+                if array.null_count < len(array):
+                    parts[place][kind] = array.cast(ARROW[kind])
+            yield Batch(arrived.num_rows, parts)
 
     def whole(self, kept: Kept, *, gone: bool) -> list[tuple[tuple | None, str, Any, Any]]:
         """Give every value of a table as a difference: key, column, before, after; all gone, or all new."""
         places = [kept.position(name) for name in kept.table.key]
-        rows = (row for batch in self.read(kept) for row in zip(*batch))
+        rows = (row for batch in self.read(kept) for row in zip(*map(batch.values, range(len(kept.names)))))
         return [(tuple(row[place] for place in places) or None, name, *((value, None) if gone else (None, value)))
                 for row in rows for name, value in zip(kept.names, row) if value is not None]
 
@@ -95,7 +130,18 @@ class Snapshots:
         places = [kept.position(name) for name in kept.table.key]
         if not places:
             return ()
+        self.load(kept)
         columns = ", ".join(f"c{place}" for place in places)
         rows = self.connection.execute(f"SELECT {columns} FROM {kept.relation} ORDER BY ALL LIMIT {limit}").fetchall()
         return tuple(", ".join(f"{name}={shortened(value)}" for name, value in zip(kept.table.key, row))
                      for row in rows)
+
+
+def _widened(old: str, parts: Parts) -> str:
+    kinds = {old, *parts} - {""}
+    return SEVERAL if len(kinds) > 1 else next(iter(kinds), "")
+
+
+def _type(kind: str) -> str:
+    # An integer column stands in until the first value tells the kind.
+    return UNION if kind == SEVERAL else KINDS[kind or "i"]

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
@@ -109,11 +112,27 @@ class StandIn:
             config = configured.migrate.get_config(configured.directory)
             with EnvironmentContext(config, self.scripts, fn=steps, **options):
                 try:
-                    self.scripts.run_env()
+                    self._run_env()
                 finally:
                     configured.db.session.remove()
                     # A new connection for every step: what SQLite tells of a statement, it tells when preparing it.
                     self.engine.dispose()
+
+    def _run_env(self) -> None:
+        """Run env.py as Alembic does, but compiled once for all steps."""
+        if self._env:
+            spec, code = self._env
+            exec(code, vars(module_from_spec(spec)))
+        else:
+            self.scripts.run_env()
+
+    @cached_property
+    def _env(self) -> tuple[ModuleSpec, CodeType] | None:
+        path = Path(self.scripts.dir) / "env.py"
+        if not path.exists():
+            return None  # there may be its bytecode, or Alembic says that it is missing
+        spec = spec_from_file_location("env_py", path)
+        return spec, spec.loader.get_code(spec.name)
 
 
 def read_scripts(app: Flask) -> ScriptDirectory:

@@ -7,18 +7,21 @@ them: nothing is converted in silence, no integer ever passes through a float. A
 goes by what is in it. NULL is pd.NA, NaT in datetimes, None in objects.
 """
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import sqlalchemy as sa
 from flask import has_app_context
 from sqlalchemy.exc import CompileError, SQLAlchemyError
 from sqlalchemy.sql import quoted_name, visitors
 
-from appkit.databases import Table, open_reading
+from appkit.batches import Batch, join_batches
+from appkit.databases import Column, Table, open_reading
 from appkit.errors import AppkitError, UnknownTableError
 
 _READS = re.compile(r"(\s|--[^\n]*(\n|$)|/\*.*?\*/|\()*(SELECT|WITH|VALUES|EXPLAIN)\b", re.IGNORECASE | re.DOTALL)
@@ -48,7 +51,8 @@ def list_tables(source: Any = None) -> pd.DataFrame:
 
 
 def read_table(source: Any = None, table: str | None = None, *, columns: Sequence[str] | None = None,
-               where: Any = None, limit: int | None = None) -> pd.DataFrame:
+               where: Any = None, limit: int | None = None,
+               chunks: int | None = None) -> pd.DataFrame | Iterator[pd.DataFrame]:
     """Read the rows of a table, ordered by its primary key.
 
     Parameters
@@ -64,11 +68,15 @@ def read_table(source: Any = None, table: str | None = None, *, columns: Sequenc
         Which rows: a SQLAlchemy expression on this table (`User.id > 3`), or SQL text, taken as it is.
     limit
         At most so many rows.
+    chunks
+        For what does not fit into memory: an iterator of frames of so many rows, the last one shorter. All are of one
+        moment: SQLite keeps writers waiting until the last one is taken or the iterator is closed, but for WAL mode.
 
     Returns
     -------
     DataFrame, one row per row; without a primary key ordered by all columns, the first one first
-        Its dtypes are those of this module's first lines.
+        Its dtypes are those of this module's first lines; in chunks, by what is in each. The index goes on from chunk
+        to chunk. An empty table gives one empty frame.
 
     Raises
     ------
@@ -81,13 +89,39 @@ def read_table(source: Any = None, table: str | None = None, *, columns: Sequenc
         source, table = None, source
     if table is None:
         raise AppkitError("Which table? read_table(source, table), or read_table(table) inside an app context.")
+    frames = _read_frames(source, table, columns, where, limit, chunks)
+    first = next(frames)  # now, so that what is wrong is told here
+    if chunks is not None:
+        return chain([first], frames)
+    frames.close()
+    return first
+
+
+def _read_frames(source: Any, name: str, columns: Sequence[str] | None, where: Any, limit: int | None,
+                 chunks: int | None) -> Generator[pd.DataFrame, None, None]:
+    limit, chunks = _number("limit", limit, 0), _number("chunks", chunks, 1)
     with open_reading(source) as (connection, database):
-        known = _find(table, database.read_tables(connection))
-        wanted = _choose(columns, known)
-        statement = _select(known, wanted, where).limit(_at_most(limit))
-        _, rows = _fetch(connection, database, statement)
-    declared = {column.name: column.type for column in known.columns}
-    return typed_frame(wanted, [declared[name] for name in wanted], rows, database)
+        table = _find(name, database.read_tables(connection))
+        wanted = _choose(columns, table)
+        batches = None
+        if where is None and limit is None and chunks is None:
+            batches = database.read_ordered(connection, table, wanted)
+        if batches is None:
+            statement = _select(table, [column.name for column in wanted], where).limit(limit)
+            _, batches = _fetch(connection, database, statement, chunks)
+        if chunks is None:
+            batches = [join_batches(list(batches), len(wanted))]
+        yield from _frames(wanted, batches, database)
+
+
+def _frames(columns: Sequence[Column], batches: Iterable[Batch], database: ModuleType) -> Iterator[pd.DataFrame]:
+    names, types = [column.name for column in columns], [column.type for column in columns]
+    start = 0
+    for batch in batches:
+        yield typed_frame(names, types, batch, database, start)
+        start += batch.rows
+    if not start:
+        yield typed_frame(names, types, Batch(0, [{} for _ in names]), database)
 
 
 def read_query(source: Any, statement: Any, parameters: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -115,9 +149,10 @@ def read_query(source: Any, statement: Any, parameters: Mapping[str, Any] | None
     """
     query = _as_query(statement, parameters or {})
     with open_reading(source) as (connection, database):
-        names, rows = _fetch(connection, database, query)
+        names, batches = _fetch(connection, database, query)
         declared = _declared_types(query, connection.dialect)
-    return typed_frame(names, declared if len(declared) == len(names) else [None] * len(names), rows, database)
+    types = declared if len(declared) == len(names) else [None] * len(names)
+    return typed_frame(names, types, join_batches(list(batches), len(names)), database)
 
 
 def _count(connection: sa.Connection, quoted: str) -> int:
@@ -132,24 +167,24 @@ def _find(name: str, tables: Sequence[Table]) -> Table:
     raise UnknownTableError(f"No table {name!r}. This database has: {names or 'no table at all'}.")
 
 
-def _choose(columns: Sequence[str] | None, table: Table) -> list[str]:
-    names = [column.name for column in table.columns]
+def _choose(columns: Sequence[str] | None, table: Table) -> list[Column]:
+    known = {column.name: column for column in table.columns}
     if columns is None:
-        return names
+        return list(table.columns)
     if not isinstance(columns, (str, Sequence)):
-        raise AppkitError(f"columns={columns!r}: a list of names is wanted. {table.name!r} has: {', '.join(names)}.")
+        raise AppkitError(f"columns={columns!r}: a list of names is wanted. {table.name!r} has: {', '.join(known)}.")
     wanted = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
-    unknown = [name for name in wanted if name not in names]
+    unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         asked = ", ".join(map(repr, unknown)) or "''"
-        raise AppkitError(f"No column {asked} in the table {table.name!r}. It has: {', '.join(names)}.")
-    return wanted
+        raise AppkitError(f"No column {asked} in the table {table.name!r}. It has: {', '.join(known)}.")
+    return [known[name] for name in wanted]
 
 
-def _at_most(limit: int | None) -> int | None:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise AppkitError(f"limit={limit!r}: a number of rows, 0 or more, is wanted.")
-    return None if limit is None else min(limit, 2**63 - 1)
+def _number(name: str, value: int | None, least: int) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise AppkitError(f"{name}={value!r}: a number of rows, {least} or more, is wanted.")
+    return None if value is None else min(value, 2**63 - 1)
 
 
 def _select(table: Table, columns: Sequence[str], where: Any) -> sa.Select:
@@ -220,9 +255,10 @@ def _declared_type(declared: Any, dialect: sa.Dialect) -> str | None:
         return None
 
 
-def _fetch(connection: sa.Connection, database: ModuleType, statement: Any) -> tuple[list[str], list[tuple]]:
+def _fetch(connection: sa.Connection, database: ModuleType, statement: Any,
+           size: int | None = None) -> tuple[list[str], Iterable[Batch]]:
     try:
-        answer = database.read_rows(connection, statement)
+        answer = database.read_rows(connection, statement, size)
     except SQLAlchemyError as error:
         reason = getattr(error, "orig", None) or str(error).splitlines()[0]
         raise AppkitError(f"This query, which may only read, is refused: {str(reason).rstrip('.')}.") from error
@@ -231,33 +267,50 @@ def _fetch(connection: sa.Connection, database: ModuleType, statement: Any) -> t
     return answer
 
 
-def typed_frame(names: Sequence[str], declared: Sequence[str | None], rows: list[tuple],
-           database: ModuleType) -> pd.DataFrame:
-    """Make a DataFrame of rows, each column typed by what it was declared as, where every value fits that."""
-    columns = list(zip(*rows)) if rows else [()] * len(names)
-    arrays = [_array(*database.understand(kind, values)) for kind, values in zip(declared, columns)]
+def typed_frame(names: Sequence[str], declared: Sequence[str | None], batch: Batch, database: ModuleType,
+                start: int = 0) -> pd.DataFrame:
+    """Make a DataFrame of rows, each column typed by what it was declared as, where every value fits that.
+
+    The rows in the batch are used up. `start` is the first one's place in the index.
+    """
+    arrays, index = {}, pd.RangeIndex(start, start + batch.rows)
     # By position first, because two columns of a query may have the same name.
-    frame = pd.DataFrame(dict(enumerate(arrays)), index=pd.RangeIndex(len(rows)))
+    for place, kind in enumerate(declared):
+        arrays[place] = _series(*database.understand(kind, batch.columns[place], batch.rows), index)
+        batch.columns[place] = {}  # let it go before the next one is made
+    frame = pd.DataFrame(arrays, index, copy=False)
     frame.columns = pd.Index(names, dtype=object if not names else None)
     return frame
 
 
-def _array(kind: str, values: Sequence) -> Any:
-    if kind == "text":
-        return pd.array(list(values), dtype="string")
-    if kind == "datetime":
-        return pd.Series(np.array(values, dtype="datetime64[us]"))
+def _series(kind: str, values: Any, index: pd.Index) -> pd.Series:
     if kind == "object":
-        return pd.Series(list(values), dtype=object)
+        return pd.Series(values, index, dtype=object)  # left out, pandas would look for a type of its own
+    return pd.Series(_array(kind, values), index, copy=False)
+
+
+def _array(kind: str, values: Any) -> Any:
+    if kind == "text" and pd.StringDtype().storage == "pyarrow":
+        return pd.array(values.cast(pa.large_string()), dtype="string")
+    if kind == "text":
+        return pd.array(values.to_pylist(), dtype="string")
     # Value and mask apart: pandas would send an integer that stands beside a NULL through a float.
-    array, dtype, empty = _MASKED[kind]
-    missing = np.fromiter((value is None for value in values), bool, len(values))
-    filled = values if not missing.any() else [empty if value is None else value for value in values]
-    return array(np.array(filled, dtype=dtype), missing)
+    missing = _numpy(values.is_null())
+    if kind == "datetime":
+        return pd.array(_numpy(values.cast(pa.int64()).fill_null(np.iinfo(np.int64).min)).view("datetime64[us]"))
+    if kind == "boolean":
+        values = values.cast(pa.bool_())
+    array, empty = _MASKED[kind]
+    return array(_numpy(values.fill_null(empty)), missing)
+
+
+def _numpy(values: Any) -> np.ndarray:
+    # A copy where Arrow's own memory would come, which is read-only.
+    return np.array(values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(zero_copy_only=False))
 
 
 _MASKED = {
-    "integer": (pd.arrays.IntegerArray, np.int64, 0),
-    "boolean": (pd.arrays.BooleanArray, np.bool_, False),
-    "real": (pd.arrays.FloatingArray, np.float64, 0.0),
+    "integer": (pd.arrays.IntegerArray, 0),
+    "boolean": (pd.arrays.BooleanArray, False),
+    "real": (pd.arrays.FloatingArray, 0.0),
 }

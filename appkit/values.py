@@ -1,20 +1,20 @@
 """How a value of any kind is kept in DuckDB, and how two of them are told apart there."""
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
+from appkit.batches import Batch, Parts
 from appkit.databases import Table
 
 # How a value is kept, by its kind. SQLite stores any kind in any column, so a column that holds several is kept as a
 # union of them: 1, 1.0, '1' and x'31' stay four different values. 'x' is text whose bytes are no UTF-8.
 KINDS = {"i": "BIGINT", "r": "DOUBLE", "t": "VARCHAR", "b": "BLOB", "x": "BLOB"}
-_ARROW = {"i": pa.int64(), "r": pa.float64(), "t": pa.string(), "b": pa.binary(), "x": pa.binary()}
 UNION = "UNION(" + ", ".join(f"{kind} {type_}" for kind, type_ in KINDS.items()) + ")"
-_KIND_OF = {int: "i", float: "r", str: "t", bytes: "b", bool: "i"}
 SEVERAL = "u"
+# A real as databases write it: no '1e3' nor ' 1.0', and no '1', which is an integer and may be too long for a real.
+_WRITTEN = r"-?(Inf|(0|[1-9][0-9]*)(\.([0-9]*[1-9]|0)(e[+-][0-9][0-9]+)?|e[+-][0-9][0-9]+))"
 
 
 @dataclass
@@ -22,10 +22,11 @@ class Kept:
     """A table as it stood at one revision: where its rows are kept, and what the catalogue said of it."""
 
     table: Table
-    relation: str  # its name in the DuckDB file
+    relation: str = ""  # its name in the DuckDB file; none as long as its rows are not kept there
     rows: int = 0
     values: list[int] = field(default_factory=list)  # values that are not NULL, per column
-    kinds: list[str] = field(default_factory=list)  # '', one of KINDS, or SEVERAL, per column
+    kinds: list[str] = field(default_factory=list)  # '', one of KINDS, or SEVERAL, per column; once the rows are kept
+    read: Callable[[], Iterable[Batch]] | None = None  # where the rows are, as long as they are not kept
 
     def position(self, column: str) -> int:
         """Give a column's place."""
@@ -37,36 +38,7 @@ class Kept:
         return [column.name for column in self.table.columns]
 
 
-def by_kind(values: tuple) -> dict[str, pa.Array]:
-    """Split a column's values by kind into Arrow arrays of the full length, NULL where a value is of another kind."""
-    types = set(map(type, values)) - {type(None)}
-    kinds = {_KIND_OF[found] for found in types}
-    if len(kinds) == 1 and kinds != {"t"}:
-        kind = kinds.pop()
-        return {kind: pa.array(values, _ARROW[kind])}
-    if kinds == {"t"}:
-        try:
-            return {"t": pa.array(values, pa.string())}
-        except UnicodeEncodeError:
-            pass
-    tagged = [_tagged(value) for value in values]
-    return {kind: pa.array([value if tag == kind else None for tag, value in tagged], _ARROW[kind])
-            for kind in KINDS if any(tag == kind for tag, _ in tagged)}
-
-
-def _tagged(value: Any) -> tuple[str, Any]:
-    if value is None:
-        return "", None
-    kind = _KIND_OF[type(value)]
-    if kind == "t":
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return "x", value.encode("utf-8", "surrogateescape")
-    return kind, value
-
-
-def stored(place: int, parts: dict[str, pa.Array], kind: str) -> str:
+def stored(place: int, parts: Parts, kind: str) -> str:
     """Give the SQL that puts a batch's arrays of one column into its kept form."""
     if not parts:
         return "NULL"
@@ -106,8 +78,10 @@ def canonical(letter: str, before: Kept, b: int, after: Kept, a: int) -> str:
     number = "CASE WHEN {0} = trunc({0}) AND abs({0}) < 9e18 THEN {0}::BIGINT::VARCHAR ELSE {0}::VARCHAR END"
     text = "{0}"
     if before.kinds[b] in ("i", "r", SEVERAL) and after.kinds[a] in ("t", "b", SEVERAL):
-        cast = number.format("TRY_CAST({0} AS DOUBLE)")
-        text = f"CASE WHEN regexp_full_match({{0}}, '-?[0-9]+') THEN {{0}} ELSE coalesce({cast}, {{0}}) END"
+        # As text, -0.0 is another than 0.
+        number = number.replace("WHEN", "WHEN {0}::VARCHAR <> '-0.0' AND")
+        text = (f"CASE WHEN regexp_full_match({{0}}, '{_WRITTEN}') "
+                f"THEN coalesce({number.format('TRY_CAST({0} AS DOUBLE)')}, {{0}}) ELSE {{0}} END")
     elif after.kinds[a] == "r":
         text = "regexp_replace({0}, '^(-?[0-9]+)\\.0$', '\\1')"
     forms = {"i": "{0}::VARCHAR", "r": number, "t": text, "x": "'x' || hex({0})",
@@ -124,7 +98,8 @@ def same_value(before: Kept, b: int, after: Kept, a: int, *, retyped: bool) -> s
     if not retyped:
         if old == new:
             return f"b.c{b} = a.c{a}"
-        return f"coalesce({boxed('b', before, b)} = {boxed('a', after, a)}, false)"
+        shared = [(_member("b", before, b, kind), _member("a", after, a, kind)) for kind in KINDS]
+        return "(" + (" OR ".join(f"coalesce({x} = {y}, false)" for x, y in shared if x and y) or "false") + ")"
     ways = [_equal(_member("b", before, b, x), _member("a", after, a, y), x + y) for x in KINDS for y in KINDS]
     return "(" + (" OR ".join(f"coalesce({way}, false)" for way in ways if way) or "false") + ")"
 

@@ -66,7 +66,7 @@ class Watch:
         self.touched: set[str] = set()  # tables, in lower case
         self._now = threading.local()
         self._seen: dict[str, Statement] = {}
-        self._storage = self._database.read_storage(self._copy.url)
+        self._storage: dict[str, int] | None = None  # as it was before the first statement
         self._explaining = False
         self._unwatched = 0
 
@@ -145,6 +145,8 @@ class Watch:
         if any(connection.engine.pool is source.pool for source in self._sources):
             self._refuse("A connection that was already open")
         if connection.info.get("appkit") and not self._explaining:
+            if self._storage is None:
+                self._storage = self._database.storage_of(connection)
             self._current = Statement(text, -time.perf_counter())
 
     def _on_after(self, connection: Connection, cursor: Any, *_more: Any) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from appkit.batches import Batch, parts_of
 from appkit.databases import Column, Table
 from appkit.comparison import Comparison
 from appkit.differences import differences, filled_with, lost_for_good, sample_changes, sample_of
@@ -32,7 +33,7 @@ def keep(snapshots) -> Callable[..., Kept]:
              size: int = 2) -> Kept:
         described = tuple(Column(*(*column.split(":"), "TEXT")[:2], True) for column in columns.split())
         table = Table(name, described, tuple(key.split()), uniques, ())
-        return snapshots.keep(table, ([*zip(*rows[place:place + size])] for place in range(0, len(rows), size)))
+        return snapshots.keep(table, (batch_of(rows[place:place + size]) for place in range(0, len(rows), size)))
     return kept
 
 
@@ -46,7 +47,11 @@ def compare(snapshots) -> Callable[..., Comparison]:
 
 
 def rows_of(snapshots: Snapshots, kept: Kept) -> list[tuple]:
-    return [row for batch in snapshots.read(kept) for row in zip(*batch)]
+    return [row for batch in snapshots.read(kept) for row in zip(*map(batch.values, range(len(kept.names))))]
+
+
+def batch_of(rows: list[tuple]) -> Batch:
+    return Batch(len(rows), [parts_of(values) for values in zip(*rows)])
 
 
 def exact(rows: list[tuple]) -> list[tuple]:
@@ -298,7 +303,7 @@ HOSTILE = ["it's", 'q"', "<b>", "a;--", "sel ect", "%s", ":x", "ü", "c0", "rowi
 def test_hostile_names_are_only_names(snapshots, name):
     def kept(rows: list[tuple]) -> Kept:
         described = tuple(Column(each, "TEXT", True) for each in ("id", name))
-        return snapshots.keep(Table(name, described, ("id",), (), ()), [list(zip(*rows))])
+        return snapshots.keep(Table(name, described, ("id",), (), ()), [batch_of(rows)])
 
     before, after = kept([(1, "a"), (2, "b")]), kept([(1, "<i>'\""), (2, "b")])
     comparison = Comparison(snapshots, before, after, {"id": "id", name: name})

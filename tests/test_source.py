@@ -412,13 +412,13 @@ def test_a_copy_is_private_while_it_lives(app, temporary):
     assert rehearsal.safe and "copy.db" in dict(modes)
     assert {mode for name, mode in modes if name.startswith("appkit-")} == {0o700}
     assert {(name, mode) for name, mode in modes if name.endswith((".db", ".duckdb"))} == {
-        ("copy.db", 0o600), ("saved.db", 0o600), ("snapshots.duckdb", 0o600)}
+        ("copy.db", 0o600), ("saved.db", 0o600), ("start.db", 0o600), ("snapshots.duckdb", 0o600)}
 
 
 def test_no_copy_of_the_file_outlives_the_rehearsal_and_the_rows_go_with_the_result(app, temporary):
     write_revision(app, "1", HARMFUL, RESTORING)
     rehearsal = appkit.rehearse(app)
-    assert {name.partition("/")[2] for name in copies(temporary)} <= {"snapshots.duckdb", "snapshots.duckdb.wal"}
+    assert {name.partition("/")[2] for name in copies(temporary)} <= {"snapshots.duckdb", "snapshots.duckdb.wal", "start.db"}
     del rehearsal
     gc.collect()
     assert list(temporary.iterdir()) == []

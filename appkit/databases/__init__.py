@@ -64,7 +64,7 @@ _UPPER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 def fold(name: str) -> str:
     """Give the form in which identifiers are compared: databases fold ASCII, and not é to É."""
-    return name.translate(_UPPER)
+    return name.lower() if name.isascii() else name.translate(_UPPER)
 
 
 def with_driver(url: str | URL) -> URL:

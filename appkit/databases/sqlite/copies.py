@@ -1,4 +1,5 @@
 """Private copies of a SQLite database: how one is made, told from its source, watched and read."""
+import math
 import os
 import shutil
 import sqlite3
@@ -6,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote as quote_path
@@ -16,9 +16,9 @@ from sqlalchemy import URL, Connection, Engine
 
 from appkit.databases.sqlite.naming import quote
 from appkit.errors import AppkitError, RehearsalError
+from appkit.progress import progress
 
-_BATCH = 20_000
-_PAGES = 100_000  # copied at once: 400 MB, in a fraction of a second; between them others may write
+_PAGES = 10_000  # copied at once: 40 MB, in a moment; between them others may write
 _PATIENCE = 10  # seconds
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _STORAGE = "SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"
@@ -78,26 +78,40 @@ def copy_database(engine: Engine, folder: Path) -> URL:
 
 def _copy(engine: Engine, target: sqlite3.Connection) -> None:
     source = place_of(engine)
-    if source is None:
-        with closing(engine.raw_connection()) as pooled:
-            _back_up(pooled.driver_connection, target)
-    elif os.path.exists(source):
-        with closing(open_readonly(source)) as connection:
-            _back_up(connection, target)
+    with progress("copying the database", size_of(engine), "B") as tell:
+        if source is None:
+            with closing(engine.raw_connection()) as pooled:
+                _back_up(pooled.driver_connection, target, tell, size_of(engine))
+        elif os.path.exists(source):
+            with closing(open_readonly(source)) as connection:
+                _back_up(connection, target, tell, size_of(engine))
 
 
-def _back_up(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+def _back_up(source: sqlite3.Connection, target: sqlite3.Connection, tell: Callable[[int], object], size: int) -> None:
     """Copy page by page; give up when the database stays locked, which the driver alone would wait for without end."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline, done = time.monotonic() + _PATIENCE, 0
 
-    def going_on(status: int, _remaining: int, _total: int) -> None:
-        nonlocal deadline
+    def going_on(status: int, remaining: int, total: int) -> None:
+        nonlocal deadline, done
         if status not in _BUSY:
             deadline = time.monotonic() + _PATIENCE
+            now = size - size * remaining // (total or 1)
+            tell(now - done)
+            done = now
         elif time.monotonic() > deadline:
             raise sqlite3.OperationalError(f"it is locked, for more than {_PATIENCE} seconds")
 
     source.backup(target, pages=_PAGES, progress=going_on, sleep=0.05)
+
+
+def size_of(engine: Engine) -> int:
+    """Give the bytes of an engine's database, what is in the write-ahead log included."""
+    source = place_of(engine)
+    if source is not None:
+        return sum(os.path.getsize(path) for path in (source, f"{source}-wal") if os.path.exists(path))
+    with closing(engine.raw_connection()) as pooled:
+        ask = pooled.driver_connection.execute
+        return math.prod(ask(f"PRAGMA main.{each}").fetchone()[0] for each in ("page_count", "page_size"))
 
 
 def empty_database(folder: Path, like: URL) -> URL:
@@ -122,61 +136,23 @@ def back_up(engine: Engine, revision: str) -> Path | None:
     return path
 
 
-def save_copy(url: URL, folder: Path) -> Path:
-    """Keep the present state of a private copy that nobody is connected to; give the kept file."""
+def save_copy(url: URL, folder: Path, name: str) -> URL:
+    """Keep the present state of a private copy that nobody is connected to, under a name in a private folder."""
     with closing(sqlite3.connect(url.database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return Path(shutil.copy(url.database, folder / "saved.db"))  # with its mode
+    return url.set(database=str(shutil.copy(url.database, folder / f"{name}.db")))  # with its mode
 
 
-def restore_copy(url: URL, saved: Path) -> None:
-    """Put a private copy back to a state that was kept; the kept file is used up."""
+def restore_copy(url: URL, saved: URL) -> None:
+    """Put a private copy back to a state that was kept; what was kept is used up."""
     for end in ("-wal", "-shm", "-journal"):
         Path(url.database + end).unlink(missing_ok=True)
-    os.replace(saved, url.database)
+    os.replace(saved.database, url.database)
 
 
 def open_readonly(path: str) -> sqlite3.Connection:
     """Open a database file so that nothing can be written through it."""
     return sqlite3.connect(f"file:{quote_path(path)}?mode=ro", uri=True, check_same_thread=False)
-
-
-def read_storage(url: URL) -> dict[str, int]:
-    """Give where each table is stored: another root page means the table was written anew, the same that it was not."""
-    with closing(open_readonly(url.database)) as connection:
-        return dict(connection.execute(_STORAGE))
-
-
-def read_batches(url: URL, table: str, columns: tuple[str, ...]) -> Iterator[list[tuple]]:
-    """Give a table's rows in batches, each batch a list of columns of values exactly as SQLite stores them.
-
-    Text that is no UTF-8 comes with its bytes as surrogates (PEP 383), so that nothing is lost or refused.
-    """
-    names = ", ".join(quote(name) for name in columns)
-    statement = f"SELECT {names} FROM {quote(table)}"
-    done = 0
-    try:
-        for batch in _fetch(url, statement, str):
-            yield batch
-            done += 1
-    except sqlite3.OperationalError as error:
-        if "decode" not in str(error).lower():
-            raise
-        # The same scan of a file that nobody writes gives the same order: go on where the strict decoding stopped.
-        yield from islice(_fetch(url, statement, _decode), done, None)
-
-
-def _fetch(url: URL, statement: str, text: Callable[[bytes], str]) -> Iterator[list[tuple]]:
-    with closing(open_readonly(url.database)) as connection:
-        connection.text_factory = text
-        cursor = connection.execute(statement)
-        while rows := cursor.fetchmany(_BATCH):
-            yield list(zip(*rows))
-
-
-def _decode(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
-
 
 
 def is_connection(connection: Any) -> bool:
@@ -211,6 +187,8 @@ def watch_writes(connection: Any, tell: Callable[[str | None], None], folder: Pa
             tell(None)
         return sqlite3.SQLITE_OK
 
+    if not connection.in_transaction:
+        connection.execute("PRAGMA synchronous = OFF")  # a copy need not outlive the machine: nothing waits for a disk
     connection.set_authorizer(authorize)
 
 

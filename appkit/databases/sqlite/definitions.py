@@ -14,6 +14,7 @@ class Look(NamedTuple):
     table: Table
     sql: str
     defaults: tuple[str | None, ...]  # per column, as typed
+    parents: frozenset[str]  # the tables that its foreign keys refer to, as typed
     virtual: bool
 
 
@@ -37,6 +38,7 @@ class TableText:
         self.names = {fold(column.name): column.name for column in look.table.columns}
         self.columns = {column.name: ColumnText() for column in look.table.columns}
         self._defaults = look.defaults
+        self.others: dict[str, Table | None] = {}  # the tables that were asked for, by folded name
         self._tables = tables
         self._constraints: list[Entry] = []
         self._autoincrement = False
@@ -148,7 +150,8 @@ class TableText:
 
     def _foreign_key(self, words: Words, name: str, columns: str) -> None:
         named = words.name()
-        parent = self._tables.get(fold(named), Table(named, (), (), (), ()))
+        known = self.others[fold(named)] = self._tables.get(fold(named))
+        parent = known or Table(named, (), (), (), ())
         names = {fold(column.name): column.name for column in parent.columns}
         # Left out, the parent's primary key is meant.
         theirs = [names.get(fold(token.value), token.value) for token in words.group() if token.kind != "sign"]

@@ -1,0 +1,317 @@
+"""Rows of SQLite as Arrow arrays, every value by the kind in which it is stored.
+
+SQLite stores any kind of value in any column. ADBC's driver, which reads two to three times as fast as Python's, takes
+a column's type from its first rows, and then stops or converts in silence; so it is asked only for columns that hold
+one kind: the kinds are counted first, in the same transaction, a column of several is asked for once per kind, and a
+first row of the right kinds is put before the others. Whatever it cannot read, Python's driver reads, to the same end.
+"""
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from threading import Barrier, BrokenBarrierError
+from typing import Any
+from urllib.parse import quote as quote_path
+
+import adbc_driver_manager
+import adbc_driver_sqlite
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import URL, Connection, Executable
+from sqlalchemy.exc import OperationalError
+
+from appkit.aside import Task, can_run_aside, run_aside
+from appkit.batches import ARROW, Batch, cut, parts_of
+from appkit.databases import Column, Table, fold
+from appkit.databases.sqlite.copies import open_readonly, place_of
+from appkit.databases.sqlite.meanings import meaning_of
+from appkit.databases.sqlite.naming import quote
+
+_ROWS = 65_536  # of a batch, at most
+_BYTES = 64 * 2**20  # of a batch, about, where the file is larger than that
+_FEW = 20_000  # rows that Python's driver has read before ADBC has begun
+_WIDE = 200  # columns; SQLite's limits on expressions and results would need watching beyond
+_STORED = {"i": "integer", "r": "real", "t": "text", "b": "blob"}
+_EXPECTED = {"integer": "i", "boolean": "i", "real": "r", "decimal": "ir", "bytes": "b"}  # any other: texts
+# The row before the first one: as SQL, and as it must arrive.
+_FIRST = {"i": ("-7046029254386353131", -7046029254386353131), "r": ("-0.5", -0.5), "t": ("'before all'", "before all"),
+          "b": ("x'00ff00'", b"\0\xff\0")}
+
+
+class Unreadable(Exception):
+    """ADBC cannot read this; Python's driver can, or says why not."""
+
+
+# ---- Python's driver
+
+def fetch_batches(cursor: Any, size: int = 20_000) -> Iterator[Batch]:
+    """Give the rows of a driver's cursor in batches, smaller ones where rows are large."""
+    step = min(size, 100)
+    while rows := cursor.fetchmany(step):
+        batch = Batch(len(rows), [parts_of(values) for values in zip(*rows)])
+        yield batch
+        held = sum(part.nbytes for parts in batch.columns for kind, part in parts.items() if kind != "o")
+        step = max(1, min(size, 10 * step, _BYTES * len(rows) // (held + 1)))
+
+
+def read_rows(connection: Connection, statement: Executable,
+              size: int | None = None) -> tuple[list[str], Iterable[Batch]] | None:
+    """Give the names of a statement's columns and its rows as sqlite3 gives them; None when it has no rows to give.
+
+    The driver's own cursor is read, so that no type of SQLAlchemy alters a value. With `size`, batches of so many rows,
+    as they are taken; without, all of them.
+    """
+    driver = connection.connection.driver_connection
+    if size:
+        driver.text_factory = decode
+        return _execute(connection, statement, lambda cursor: _fetch_chunks(cursor, size))
+    try:
+        return _execute(connection, statement, lambda cursor: list(fetch_batches(cursor)))
+    except (sqlite3.OperationalError, OperationalError) as error:
+        if "Could not decode" not in str(error):
+            raise
+    # Only now, because a function called for every text is slow.
+    driver.text_factory = decode
+    return _execute(connection, statement, lambda cursor: list(fetch_batches(cursor)))
+
+
+def _execute(connection: Connection, statement: Executable,
+             fetch: Callable[[Any], Iterable[Batch]]) -> tuple[list[str], Iterable[Batch]] | None:
+    result = connection.execute(statement)
+    if not result.returns_rows:
+        return None
+    return [column[0] for column in result.cursor.description], fetch(result.cursor)
+
+
+def _fetch_chunks(cursor: Any, size: int) -> Iterator[Batch]:
+    while rows := cursor.fetchmany(size):
+        yield Batch(len(rows), [parts_of(values) for values in zip(*rows)])
+
+
+def decode(stored: bytes) -> str:
+    """Decode a text; bytes that are no UTF-8 become surrogates."""
+    return stored.decode("utf-8", "surrogateescape")
+
+
+def _driver_batches(path: str, statement: str) -> Iterator[Batch]:
+    done = 0
+    try:
+        for batch in _open_and_fetch(path, statement, str):
+            yield batch
+            done += batch.rows
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error).lower():
+            raise
+        # The same scan of a file that nobody writes gives the same order: go on where the strict decoding stopped.
+        yield from cut(_open_and_fetch(path, statement, decode), done)
+
+
+def _open_and_fetch(path: str, statement: str, text: Callable[[bytes], str]) -> Iterator[Batch]:
+    with closing(open_readonly(path)) as connection:
+        connection.text_factory = text
+        yield from fetch_batches(connection.execute(statement))
+
+
+# ---- ADBC
+
+def read_copy(url: URL, table: Table) -> Iterator[Batch]:
+    """Give a table's rows, in no order, from a private copy that nobody writes."""
+    path = url.database
+    with closing(open_readonly(path)) as connection:
+        parts = _parts(connection, table)
+    given = False
+    if parts:
+        try:
+            for _, batch in run_aside(_tasks(path, table.name, table.columns, parts, bounded=True)):
+                if batch:
+                    yield batch
+                    given = True
+            return
+        except (Unreadable, BrokenBarrierError) as reason:
+            if given:  # it was planned on what is in the file, so that the file cannot be read is all that is left
+                raise sqlite3.OperationalError(str(reason)) from reason
+    columns = ", ".join(quote(column.name) for column in table.columns)
+    yield from _driver_batches(path, f"SELECT {columns} FROM {quote(table.name)}")
+
+
+def read_ordered(connection: Connection, table: Table, columns: Sequence[Column]) -> list[Batch] | None:
+    """Give columns of a table in the order of its integer primary key; None where this is no quicker, or cannot be.
+
+    The database may be in use: all is read as of one moment, and no lock that this process holds is let go.
+    """
+    if place_of(connection.engine) is None or any(column.generated for column in table.columns):
+        return None
+    try:
+        return _read_ordered(connection, table, columns)
+    except (Unreadable, BrokenBarrierError, sqlite3.Error):  # the driver reads it, or tells what is wrong
+        return None
+
+
+def _read_ordered(connection: Connection, table: Table, columns: Sequence[Column]) -> list[Batch] | None:
+    driver = connection.connection.driver_connection
+    parts = _parts(driver, table) if _is_plain(driver, table) else []
+    if not parts:
+        return None
+    key = next(column for column in table.columns if column.name == table.key[0])
+    asked = list(columns) if key in columns else [*columns, key]
+    found: list[list[Batch]] = [[] for _ in parts]
+    version = "PRAGMA main.data_version"
+    before = driver.execute(version).fetchone()
+    for place, batch in run_aside(_tasks(place_of(connection.engine), table.name, asked, parts, bounded=False)):
+        if batch:
+            found[place].append(batch)
+        elif driver.execute(version).fetchone() != before:
+            return None  # somebody wrote while the readers began: they may see different moments
+    batches = [batch for half in found for batch in half]
+    if not _rises([batch.columns[asked.index(key)] for batch in batches]):
+        return None
+    return [Batch(batch.rows, batch.columns[:len(columns)]) for batch in batches]
+
+
+def _is_plain(driver: Any, table: Table) -> bool:
+    """Say whether a table is in the order of its one integer key, and its values come as SQLite stores them."""
+    if type(driver) is not sqlite3.Connection or driver.in_transaction or len(table.key) != 1:
+        return False
+    if driver.execute("SELECT 1 FROM pragma_index_list(?, 'main') WHERE origin = 'pk'", (table.name,)).fetchone():
+        return False
+    driver.text_factory = bytes  # so that no text is refused
+    few = driver.execute(f"SELECT * FROM main.{quote(table.name)} LIMIT 100").fetchall()
+    driver.text_factory = str
+    # Another type would be what a converter of the app's has made of a value.
+    return {type(value) for row in few for value in row} <= {int, float, bytes, type(None)}
+
+
+def _rises(keys: list[dict[str, pa.Array]]) -> bool:
+    if any(set(parts) != {"i"} or parts["i"].null_count for parts in keys):
+        return False
+    values = np.concatenate([parts["i"].to_numpy() for parts in keys]) if keys else np.array([], dtype=np.int64)
+    return bool((values[1:] > values[:-1]).all())
+
+
+def _parts(connection: sqlite3.Connection, table: Table) -> list[str]:
+    """Give the conditions that cut a table into parts to read side by side; none where ADBC is not to read it."""
+    name = f"main.{quote(table.name)}"
+    if len(table.columns) > _WIDE or not can_run_aside():
+        return []
+    if len(connection.execute(f"SELECT 1 FROM {name} LIMIT {_FEW}").fetchall()) < _FEW:
+        return []
+    taken = {fold(column.name) for column in table.columns}
+    rowid = next((each for each in ("rowid", "_rowid_", "oid") if each not in taken), None)
+    try:
+        low, high = (connection.execute(f"SELECT {end}({rowid}) FROM {name}").fetchone()[0] for end in ("min", "max"))
+    except sqlite3.OperationalError:  # no such column: WITHOUT ROWID, or all three names are taken
+        return ["true"]
+    middle = (low + high) // 2
+    return [f"{rowid} <= {middle}", f"{rowid} > {middle}"]
+
+
+def _tasks(path: str, name: str, columns: Sequence[Column], parts: list[str], *, bounded: bool) -> list[Task]:
+    ready = Barrier(len(parts))
+    source = f"main.{quote(name)}"
+
+    def reading(place: int, condition: str) -> Task:
+        def read(give: Callable[[Any], None]) -> None:
+            try:
+                _read_part(path, source, condition, columns, bounded, ready.wait, lambda batch: give((place, batch)))
+            except adbc_driver_manager.Error as error:
+                ready.abort()
+                raise Unreadable(str(error)) from error
+            except BaseException:
+                ready.abort()
+                raise
+        return read
+    return [reading(place, condition) for place, condition in enumerate(parts)]
+
+
+def _read_part(path: str, source: str, condition: str, columns: Sequence[Column], bounded: bool,
+               wait: Callable[[], Any], give: Callable[[Batch | None], None]) -> None:
+    with (adbc_driver_sqlite.connect(f"file:{quote_path(path)}?mode=ro") as database,
+          adbc_driver_manager.AdbcConnection(database) as connection):
+        connection.set_autocommit(False)
+        kinds = _count_kinds(connection, source, condition, columns)
+        conditions = [(condition, _ROWS)]
+        if bounded and os.path.getsize(path) > 2 * _BYTES:
+            conditions = _by_size(connection, source, condition, columns, kinds)
+        wait()
+        give(None)  # every reader has begun
+        for each, rows in conditions:
+            for batch in _stream(connection, source, each, columns, kinds, rows):
+                give(batch)
+
+
+def _ask(connection: adbc_driver_manager.AdbcConnection, statement: str, rows: int = 1) -> Iterator[pa.RecordBatch]:
+    with adbc_driver_manager.AdbcStatement(connection) as asked:
+        asked.set_options(**{adbc_driver_sqlite.StatementOptions.BATCH_ROWS.value: str(rows)})
+        asked.set_sql_query(statement)
+        yield from pa.RecordBatchReader.from_stream(asked.execute_query()[0])
+
+
+def _ask_row(connection: adbc_driver_manager.AdbcConnection, statement: str) -> list[Any]:
+    return [column[0].as_py() for batch in _ask(connection, statement) for column in batch.columns]
+
+
+def _count_kinds(connection: adbc_driver_manager.AdbcConnection, source: str, condition: str,
+                 columns: Sequence[Column]) -> list[str]:
+    """Give for each column the kinds that it holds, or that it may hold: one it surely does not hold is left out."""
+    expected = [_EXPECTED.get(meaning_of(column.type) or "", "t") for column in columns]
+    told = [", ".join(f"'{_STORED[kind]}'" for kind in kinds) for kinds in expected]
+    others = " OR ".join(f"typeof({quote(column.name)}) NOT IN ({kinds}, 'null')"
+                         for column, kinds in zip(columns, told))
+    if _ask_row(connection, f"SELECT count(*) FROM {source} WHERE ({condition}) AND ({others})") == [0]:
+        return expected
+    wanted = ", ".join(f"max(typeof({quote(column.name)}) = '{stored}')"
+                       for column in columns for stored in _STORED.values())
+    found = iter(_ask_row(connection, f"SELECT {wanted} FROM {source} WHERE {condition}"))
+    return ["".join(kind for kind in _STORED if next(found)) for _ in columns]
+
+
+def _by_size(connection: adbc_driver_manager.AdbcConnection, source: str, condition: str, columns: Sequence[Column],
+             kinds: list[str]) -> list[tuple[str, int]]:
+    """Give conditions that tell small rows from large ones, each with how many of them make a batch."""
+    long = [f"coalesce(octet_length({quote(column.name)}), 0)" for column, held in zip(columns, kinds)
+            if "t" in held or "b" in held]
+    size = " + ".join(long) or "0"
+    largest = _ask_row(connection, f"SELECT coalesce(max({size}), 0) FROM {source} WHERE {condition}")[0]
+    limits = [*(limit for limit in (1024, 65_536) if limit < largest), largest]
+    return [(f"{condition} AND {size} BETWEEN {low + 1} AND {high}", max(1, min(_ROWS, _BYTES // (high + 1))))
+            for low, high in zip([-1, *limits], limits)]
+
+
+def _stream(connection: adbc_driver_manager.AdbcConnection, source: str, condition: str, columns: Sequence[Column],
+            kinds: list[str], rows: int) -> Iterator[Batch]:
+    asked = [(place, kind, quote(column.name), len(held)) for place, (column, held) in enumerate(zip(columns, kinds))
+             for kind in held]
+    chosen = ", ".join(name if alone == 1 else f"CASE WHEN typeof({name}) = '{_STORED[kind]}' THEN {name} END"
+                       for _, kind, name, alone in asked) or "0"
+    first = ", ".join(_FIRST[kind][0] for _, kind, *_ in asked) or "0"
+    statement = f"SELECT {first} UNION ALL SELECT {chosen} FROM {source} WHERE {condition}"
+    begun = False
+    for arrived in _ask(connection, statement, rows):
+        if not begun:
+            _check_first(arrived, [kind for _, kind, *_ in asked])
+            arrived, begun = arrived.slice(1), True
+        parts: list[dict[str, Any]] = [{} for _ in columns]
+        for (place, kind, *_), array in zip(asked, arrived.columns):
+            parts[place].update(_valid(kind, array))
+        if arrived.num_rows:
+            yield Batch(arrived.num_rows, parts)
+
+
+def _check_first(batch: pa.RecordBatch, kinds: list[str]) -> None:
+    values = [column[0].as_py() for column in batch.columns]
+    wanted = [_FIRST[kind][1] for kind in kinds]
+    if kinds and (values != wanted or batch.schema.types != [ARROW[kind] for kind in kinds]):
+        raise Unreadable(f"ADBC gives {batch.schema.types} for {kinds}")
+
+
+def _valid(kind: str, array: pa.Array) -> dict[str, pa.Array]:
+    """Give an array by its kind; texts that are no UTF-8 apart from the others, nothing where there is no value."""
+    if array.null_count == len(array):
+        return {}
+    if kind == "t":
+        try:
+            array.validate(full=True)
+        except pa.ArrowInvalid:
+            raw = array.cast(pa.binary()).to_pylist()
+            return parts_of([None if value is None else decode(value) for value in raw])
+    return {kind: array}
