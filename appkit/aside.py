@@ -12,7 +12,7 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -27,26 +27,29 @@ class _Left(BaseException):
 
 
 def run_aside(tasks: Sequence[Task]) -> Iterator[Any]:
-    """Run functions, each in a thread with files of its own, and give what they hand over, as it comes.
+    """Run functions side by side, each in a thread with files of its own, and give in turns what they hand over.
 
-    Each is called with a function that takes an item. What one raises is raised here. They run to their end, or stop
-    at their next item when this generator is closed.
+    Each is called with a function that takes an item; None ends its turn, and the next one's items are given. What one
+    raises is raised here. They run to their end, or stop at their next item when this generator is closed.
     """
-    handed: queue.Queue = queue.Queue(_AHEAD)
+    handed: list[queue.Queue] = [queue.Queue(_AHEAD) for _ in tasks]
     left = threading.Event()
-    threads = [threading.Thread(target=_run, args=(task, handed, left), daemon=True) for task in tasks]
+    threads = [threading.Thread(target=_run, args=(task, each, left), daemon=True)
+               for task, each in zip(tasks, handed)]
     with _without_collection():
         for thread in threads:
             thread.start()
         try:
-            running = len(threads)
-            while running:
-                item, error, ended = handed.get()
+            while handed:
+                item, error, ended = handed[0].get()
                 if error is not None:
                     raise error
-                running -= ended
-                if not ended:
+                if item is not None:
                     yield item
+                    continue
+                first = handed.pop(0)
+                if not ended:
+                    handed.append(first)
         finally:
             left.set()
             for thread in threads:
@@ -62,7 +65,7 @@ def _run(task: Task, handed: queue.Queue, left: threading.Event) -> None:
                 continue
         raise _Left
 
-    try:
+    with suppress(_Left):
         try:
             _take_own_files()
             task(give)
@@ -71,8 +74,6 @@ def _run(task: Task, handed: queue.Queue, left: threading.Event) -> None:
         except BaseException as error:
             give(None, error)
         give(None, ended=True)
-    except _Left:
-        pass
 
 
 def _take_own_files() -> None:

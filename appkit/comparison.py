@@ -27,13 +27,14 @@ class Comparison:
 
     def __init__(self, snapshots: Snapshots, before: Kept, after: Kept, lineage: dict[str, str],
                  added: frozenset[str] = frozenset()) -> None:
-        self.connection = snapshots.connection
+        self.connection, self.large = snapshots.connection, snapshots.large
         self.before, self.after = before, after
         self.pairs = [(before.position(was), after.position(name)) for name, was in lineage.items()]
         self.lineage = lineage
         self.new = frozenset(name for name in after.names if name not in lineage)
         self.carried: list[tuple[int, int]] = []
         self.aligned = False  # whether a row stands at the same place before and after
+        self.alike = False  # whether it is known that no row differs, in the columns that go on
         self.key = [] if before.relation == after.relation else self._find_key()
         if before.relation != after.relation:
             self._find_carried(added)
@@ -179,7 +180,8 @@ class Comparison:
         differ = " OR ".join(["a.rowid IS NULL", "b.rowid IS NULL", *(self.differs(b, a) for b, a in self.pairs)])
         name = f"differing{next(_numbers)}"
         told = ", ".join(["b.rowid AS b", "a.rowid AS a", *fates])
-        self.connection.execute(f"CREATE TEMP TABLE {name} AS SELECT {told} FROM {self.joined()} WHERE {differ}")
+        made = f"CREATE TEMP TABLE {name} AS SELECT {told} FROM {self.joined()} WHERE {differ}"
+        self.alike = self.row(made) == (0,)
         return name
 
     def release(self) -> None:

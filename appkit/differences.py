@@ -17,6 +17,7 @@ def differences(comparison: Comparison) -> list[tuple[tuple | None, str, Any, An
         return []
     cells = _gather(comparison, "cells", parts)
     found = comparison.connection.execute(f"SELECT * FROM {cells} ORDER BY ALL").fetchall()
+    found = comparison.large.restore_rows(found)
     width = len(comparison.key)
     return [(tuple(row[:width]) or None, row[width + 1], row[width + 2], row[width + 3]) for row in found]
 
@@ -45,12 +46,11 @@ def _first(comparison: Comparison, source: str, limit: int) -> list[tuple[str, i
     """Give the first rows by key: the key as it is told, the places before and after."""
     keys = ", ".join(f"c{b}" for b, _ in comparison.key)
     rows = comparison.connection.execute(f"SELECT {keys}, b, a FROM {source} ORDER BY {keys} LIMIT {limit}").fetchall()
-    return [(_key_told(comparison, row[:-2]), *row[-2:]) for row in rows]
+    return [(_key_told(comparison, row[:-2]), *row[-2:]) for row in comparison.large.restore_rows(rows)]
 
 
 def _value(comparison: Comparison, kept: Kept, place: int, row: int) -> Any:
-    """Read one value: a few large ones would not fit into memory while rows are sorted."""
-    return comparison.row(f"SELECT c{place} FROM {kept.relation} WHERE rowid = {row}")[0]
+    return comparison.large.restore(comparison.row(f"SELECT c{place} FROM {kept.relation} WHERE rowid = {row}")[0])
 
 
 def _key_told(comparison: Comparison, values: tuple) -> str:
@@ -67,8 +67,9 @@ def filled_with(comparison: Comparison, name: str, was: str | None, limit: int =
         b = comparison.before.position(was)
         source = (f"{comparison.differing} d JOIN {comparison.after.relation} a ON a.rowid = d.a "
                   f"AND d.b IS NOT NULL AND d.f{b} = {FILLED}")
-    return comparison.connection.execute(f"SELECT a.c{a}, count(*) AS n FROM {source} WHERE a.c{a} IS NOT NULL "
-                                         f"GROUP BY a.c{a} ORDER BY n DESC, a.c{a} LIMIT {limit}").fetchall()
+    found = comparison.connection.execute(f"SELECT a.c{a}, count(*) AS n FROM {source} WHERE a.c{a} IS NOT NULL "
+                                          f"GROUP BY a.c{a} ORDER BY n DESC, a.c{a} LIMIT {limit}")
+    return comparison.large.restore_rows(found.fetchall())
 
 
 def lost_for_good(comparison: Comparison, back: Comparison | None) -> tuple[int, tuple[str, ...], dict[str, int]]:

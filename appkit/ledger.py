@@ -55,23 +55,27 @@ def _untouched(comparison: Comparison) -> TableLedger:
 def _keyed(comparison: Comparison) -> TableLedger:
     """Count the rows and values that differ; what is kept is the rest."""
     before, after = comparison.before, comparison.after
-    changed, lost, added = _counts(comparison, ["a IS NOT NULL AND b IS NOT NULL", "a IS NULL", "b IS NULL"])
+    wanted = ["a IS NOT NULL AND b IS NOT NULL", "a IS NULL", "b IS NULL"]
+    for b, _ in comparison.pairs:
+        wanted += [f"f{b} = {CHANGED}", f"f{b} = {LOST}", f"f{b} = {FILLED} AND b IS NOT NULL"]
+    changed, lost, added, *counts = _counts(comparison, wanted)
     found: list[int] = []
-    for start in range(0, len(comparison.pairs), TOGETHER):
-        wanted = [(b, after.values[a]) for b, a in comparison.pairs[start:start + TOGETHER]]
-        counts = _counts(comparison, [condition for b, _ in wanted for condition in (
-            f"f{b} = {CHANGED}", f"f{b} = {LOST}", f"f{b} = {FILLED} AND b IS NOT NULL")])
-        for place, (b, now) in enumerate(wanted):
-            other, gone, invented = counts[3 * place:3 * place + 3]
-            kept = before.values[b] - other - gone
-            found += [kept, other, gone, now - kept - other, invented]
+    for place, (b, a) in enumerate(comparison.pairs):
+        other, gone, invented = counts[3 * place:3 * place + 3]
+        kept = before.values[b] - other - gone
+        found += [kept, other, gone, after.values[a] - kept - other, invented]
     return TableLedger(before.rows, after.rows, before.rows - changed - lost, changed, lost, added,
                        _columns(comparison, found))
 
 
 def _counts(comparison: Comparison, conditions: list[str]) -> list[int]:
-    counts = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in conditions)
-    return list(comparison.row(f"SELECT {counts} FROM {comparison.differing}"))
+    name, found = comparison.differing, []
+    if comparison.alike:
+        return [0] * len(conditions)
+    counts = [f"count(*) FILTER (WHERE {condition})" for condition in conditions]
+    for start in range(0, len(counts), 3 * TOGETHER):
+        found += comparison.row(f"SELECT {', '.join(counts[start:start + 3 * TOGETHER])} FROM {name}")
+    return found
 
 
 def _columns(comparison: Comparison, found: list[int]) -> tuple[ColumnLedger, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 import shutil
 import threading
 import warnings
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -81,6 +83,10 @@ def _run(app: Flask, to: str, downgrade: bool, stack: ExitStack, unfinished: Exi
                              "need a function of the app's?") from reason
 
 
+class _Together(Exception):
+    """A revision is not committed before the next one runs."""
+
+
 class _Run:
     """One rehearsal, while it goes on."""
 
@@ -106,7 +112,6 @@ class _Run:
         unfinished.callback(self.snapshots.close)
         self.untouched: dict[int, Pair] = {}  # by the identity of what was kept
         self.needed: set[str] = set()  # the relations of states that are over
-        self.added: dict[str, frozenset[str]] = {}  # columns that this rehearsal's revisions added, by table
 
     def _find_room(self) -> str:
         """Say what room on the disk this may need, and stop where there is less."""
@@ -121,29 +126,72 @@ class _Run:
 
     def rehearse(self, to: str) -> Rehearsal:
         start = self._start()
-        pending = [script.revision for script in self.standin.pending(to)]
-        state = self._look(None, set())
-        states, steps, findings, unused = {",".join(start) or "base": state}, [], [], set()
-        for place, revision in enumerate(pending):
-            with within(revision, f"revision {revision}, {place + 1} of {len(pending)}"):
-                step, state = self._step(revision, state, tuple(pending[place + 1:]))
-            steps.append(step)
-            found = judge(step)
-            findings += found
-            unused |= {f"{revision}: {each}" for each in find_unused(step, found)}
-            if not step.failure:
-                states[revision] = state
-            self._forget_all_but([*states.values()][-2:] + [state])
-            if step.failure:
-                break
-        else:
+        pending = tuple(script.revision for script in self.standin.pending(to))
+        self.begin = ",".join(start) or "base"
+        self._reset()
+        if self.downgrade or not self._run_at_once(pending):
+            self._run_singly(pending)
+        if not self.steps or not self.steps[-1].failure:
             if set(self.standin.heads()) == set(self.standin.scripts.get_heads()):
                 empty = self.database.empty_database(self.folder, self.url)
-                findings += find_drift((pending or [",".join(start) or "base"])[-1], self._models, empty, state.schema)
-        record = Record(app=self.app, snapshots=self.snapshots, folder=self.kept_folder, states=states,
-                        start=tuple(start), pending=tuple(pending), to=to, files=self.standin.digest(pending),
-                        downgrade=self.downgrade, unused=tuple(sorted(unused)), work=tuple(self.work))
-        return Rehearsal.of(record, steps, findings)
+                self.findings += find_drift(list(self.states)[-1], self._models, empty, self.state.schema)
+        record = Record(app=self.app, snapshots=self.snapshots, folder=self.kept_folder, states=self.states,
+                        start=tuple(start), pending=pending, to=to, files=self.standin.digest(list(pending)),
+                        downgrade=self.downgrade, unused=tuple(sorted(self.unused)), work=tuple(self.work))
+        return Rehearsal.of(record, self.steps, self.findings)
+
+    def _reset(self) -> None:
+        """Begin at the start."""
+        self.state = self._look(None, set())
+        self.states, self.steps, self.findings, self.unused = {self.begin: self.state}, [], [], set()
+        self.added: dict[str, frozenset[str]] = {}  # columns that this rehearsal's revisions added, by table
+
+    def _run_singly(self, pending: tuple[str, ...]) -> None:
+        """Run each revision in a run of env.py of its own, until one fails."""
+        for place, revision in enumerate(pending):
+            with _within(pending, place):
+                failure = self._try(self.standin.upgrade, revision)
+                self._close(revision, failure, pending[place + 1:])
+            if failure:
+                return
+
+    def _run_at_once(self, pending: tuple[str, ...]) -> bool:
+        """Run the revisions in one run of env.py, and look after each; say whether that could be done.
+
+        It cannot where they are not committed one by one. Then the copy is put back to the start.
+        """
+        if not pending:
+            return True
+        ours: list[BaseException] = []  # what is raised by looking is not the migration's doing
+        with _within(pending, 0):
+            failure = self._try(self.standin.upgrade_all, pending, partial(self._after, pending, ours))
+        if ours and not isinstance(ours[0], _Together):
+            raise ours[0]
+        place = len(self.steps)
+        if ours or failure and place == len(pending):
+            self.database.restore_copy(self.url, self.database.save_copy(self.start, self.folder, "saved"))
+            self._reset()
+            return False
+        if failure:
+            with _within(pending, place):
+                self._close(pending[place], failure, pending[place + 1:])
+        return True
+
+    def _after(self, pending: tuple[str, ...], ours: list[BaseException], revision: str,
+               read_heads: Callable[[Connection], Any]) -> None:
+        place = len(self.steps)
+        try:
+            with self._reader.connect() as connection:
+                if revision not in read_heads(connection):
+                    raise _Together
+            self.running.close()
+            with _within(pending, place):
+                self._close(revision, None, pending[place + 1:])
+            if place + 1 < len(pending):
+                self._begin("upgrade", _within(pending, place + 1))
+        except BaseException as reason:
+            ours.append(reason)
+            raise
 
     def _forget_all_but(self, states: list[State]) -> None:
         """Drop the rows that neither these states, the last ones, nor those before them hold."""
@@ -180,8 +228,23 @@ class _Run:
 
     # ---- one revision
 
-    def _step(self, revision: str, before: State, rest: tuple[str, ...]) -> tuple[Step, State]:
-        failure, statements, touched = self._try(self.standin.upgrade, revision)
+    def _close(self, revision: str, failure: Failure | None, rest: tuple[str, ...]) -> None:
+        """Look at what a revision did, and judge it."""
+        before = self.state
+        step, self.state = self._step(revision, before, failure, rest)
+        self.steps.append(step)
+        found = judge(step)
+        for pair in (*step.pairs, *(step.trip.back_pairs if step.trip else ())):
+            if pair.comparison:
+                pair.comparison.release()
+        self.findings += found
+        self.unused |= {f"{revision}: {each}" for each in find_unused(step, found)}
+        if not failure:
+            self.states[revision] = self.state
+        self._forget_all_but([before, self.state])
+
+    def _step(self, revision: str, before: State, failure: Failure | None, rest: tuple[str, ...]) -> tuple[Step, State]:
+        statements, touched = self._seen(revision)
         after = self._look(before, touched)
         pairs = self._pairs(before, after, statements)
         schema = self._differences(before, after)
@@ -194,43 +257,54 @@ class _Run:
         trip = self._there_and_back(before, after, revision) if self.downgrade else None
         return Step(**facts, trip=trip), after
 
-    def _try(self, run: Any, revision: str) -> tuple[Failure | None, list[Statement], set[str] | None]:
-        """Run one step on the copy; give why it failed, its statements, and the tables it can have written to.
+    def _begin(self, what: str, *contexts: AbstractContextManager) -> None:
+        self.watch.begin()
+        self.running = ExitStack()
+        for context in (*contexts, announce(f"running {what}()")):
+            self.running.enter_context(context)
 
-        None in place of the tables where it wrote by ways that were not watched.
-        """
-        watch = self.watch
-        watch.begin()
-        failure = None
+    def _try(self, run: Callable, *arguments: Any) -> Failure | None:
+        """Run something of the app's on the copy, watched; give why it failed."""
+        self._begin(run.__name__.removesuffix("_all"))
         try:
-            with announce(f"running {run.__name__}()"):
-                run(revision)
+            run(*arguments)
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as reason:  # a script may raise anything, SystemExit too
-            failed = watch.failed
-            failure = Failure(reason_of(reason), failed.text if failed else "", watch.obstacle)
-        if watch.refused:
-            raise SourceTouchedError(f"Revision {revision}: {watch.refused}")
+            failed = self.watch.failed
+            return Failure(reason_of(reason), failed.text if failed else "", self.watch.obstacle)
+        finally:
+            self.running.close()
+        return None
+
+    def _seen(self, revision: str) -> tuple[list[Statement], set[str] | None]:
+        """Give the statements of what ran last, and the tables it can have written to.
+
+        None in place of the tables where it wrote by ways that were not watched.
+        """
+        if self.watch.refused:
+            raise SourceTouchedError(f"Revision {revision}: {self.watch.refused}")
         # Copies: what is asked of the copy from here on is not the migration's doing.
-        return failure, list(watch.statements), set(watch.touched) if watch.all_seen else None
+        return list(self.watch.statements), set(self.watch.touched) if self.watch.all_seen else None
 
     def _there_and_back(self, before: State, after: State, revision: str) -> RoundTrip:
         """Take a revision back and apply it again, then put the copy back to where it was before that."""
         saved = self.database.save_copy(self.url, self.folder, "saved")
         try:
-            refused, _, touched = self._try(self.standin.downgrade, revision)
+            refused = self._try(self.standin.downgrade, revision)
+            touched = self._seen(revision)[1]
             if refused:
                 return RoundTrip(refused=refused)
             back = self._look(after, touched)
-            again_failed, _, touched = self._try(self.standin.upgrade, revision)
+            again_failed = self._try(self.standin.upgrade, revision)
+            touched = self._seen(revision)[1]
             trip = RoundTrip(back_pairs=self._pairs(before, back, []), back_schema=self._differences(before, back),
                              again_failed=again_failed)
             if again_failed:
                 return trip
             again = self._look(back, touched)
-            return RoundTrip(back_pairs=trip.back_pairs, back_schema=trip.back_schema,
-                             again_pairs=self._pairs(after, again, []), again_schema=self._differences(after, again))
+            return replace(trip, again_pairs=self._pairs(after, again, []),
+                           again_schema=self._differences(after, again))
         finally:
             self.database.restore_copy(self.url, saved)
 
@@ -293,6 +367,10 @@ class _Run:
         self.added = {pair.after: pair.comparison.new | {name for name, was in pair.comparison.lineage.items()
                                                          if was in known}
                       for pair, known in both if known or pair.comparison.new}
+
+
+def _within(pending: tuple[str, ...], place: int) -> AbstractContextManager:
+    return within(pending[place], f"revision {pending[place]}, {place + 1} of {len(pending)}")
 
 
 def _only_engine(app: Flask) -> Engine:

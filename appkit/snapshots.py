@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from appkit.batches import ARROW, Batch, Parts
 from appkit.databases import Table
+from appkit.large import LargeValues
 from appkit.progress import progress
 from appkit.values import KINDS, SEVERAL, UNION, Kept, as_union, shortened, stored
 
@@ -24,12 +25,14 @@ class Snapshots:
         # To compress would take more time than all the rest of keeping and comparing.
         self.connection.execute("SET memory_limit = '1GB'; SET preserve_insertion_order = false; "
                                 "SET force_compression = 'uncompressed'")
+        self.large = LargeValues(folder)
         self._number = 0
         self._relations: set[str] = set()
 
     def close(self) -> None:
-        """Let the file go."""
+        """Let the files go."""
         self.connection.close()
+        self.large.close()
 
     def keep(self, table: Table, batches: Iterable[Batch]) -> Kept:
         """Keep a table's rows."""
@@ -78,7 +81,7 @@ class Snapshots:
         arrays, names, expressions = [], [], []
         for place, parts in enumerate(batch.columns):
             kept.values[place] += sum(len(part) - part.null_count for part in parts.values())
-            arrays += parts.values()
+            arrays += [self.large.put(kind, part) for kind, part in parts.items()]
             names += [f"c{place}_{kind}" for kind in parts]
             expressions.append(stored(place, parts, kept.kinds[place]))
         kept.rows += batch.rows
@@ -116,7 +119,7 @@ class Snapshots:
             for (place, kind), array in zip(asked, arrived.columns):
                 if array.null_count < len(array):
                     parts[place][kind] = array.cast(ARROW[kind])
-            yield Batch(arrived.num_rows, parts)
+            yield from self.large.restore_batch(Batch(arrived.num_rows, parts))
 
     def whole(self, kept: Kept, *, gone: bool) -> list[tuple[tuple | None, str, Any, Any]]:
         """Give every value of a table as a difference: key, column, before, after; all gone, or all new."""
@@ -134,7 +137,7 @@ class Snapshots:
         columns = ", ".join(f"c{place}" for place in places)
         rows = self.connection.execute(f"SELECT {columns} FROM {kept.relation} ORDER BY ALL LIMIT {limit}").fetchall()
         return tuple(", ".join(f"{name}={shortened(value)}" for name, value in zip(kept.table.key, row))
-                     for row in rows)
+                     for row in self.large.restore_rows(rows))
 
 
 def _widened(old: str, parts: Parts) -> str:

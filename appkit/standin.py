@@ -3,7 +3,7 @@ import copy
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.machinery import ModuleSpec
@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from flask import Flask
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Connection, Engine
 
 from appkit.databases import engine_of
 from appkit.errors import AppkitError, RehearsalError, reason_of
@@ -98,15 +98,28 @@ class StandIn:
 
     def upgrade(self, revision: str) -> None:
         """Run one revision's upgrade on the copy, through the app's own env.py."""
-        step = MigrationStep.upgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision))
-        self._run(lambda _heads, _context: [step])
+        self.upgrade_all([revision], lambda _revision, _heads: None)
+
+    def upgrade_all(self, revisions: Sequence[str], after: Callable[[str, Callable[[Connection], Any]], None]) -> None:
+        """Run several revisions' upgrades in one run of the app's own env.py, as `flask db upgrade` does.
+
+        `after` is called after each, with a function that gives the heads as another connection sees them.
+        """
+        def steps(_heads: Any, context: MigrationContext) -> Iterator[MigrationStep]:
+            for revision in revisions:
+                yield MigrationStep.upgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision))
+                after(revision, lambda connection: MigrationContext.configure(connection, opts={
+                    "version_table": context.version_table,
+                    "version_table_schema": context.version_table_schema}).get_current_heads())
+
+        self._run(steps)
 
     def downgrade(self, revision: str) -> None:
         """Run one revision's downgrade on the copy, through the app's own env.py."""
         step = MigrationStep.downgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision))
         self._run(lambda _heads, _context: [step])
 
-    def _run(self, steps: Callable[[Any, MigrationContext], list], **options: Any) -> None:
+    def _run(self, steps: Callable[[Any, MigrationContext], Iterable], **options: Any) -> None:
         with self.app.app_context():
             configured = self.app.extensions["migrate"]
             config = configured.migrate.get_config(configured.directory)
@@ -115,7 +128,6 @@ class StandIn:
                     self._run_env()
                 finally:
                     configured.db.session.remove()
-                    # A new connection for every step: what SQLite tells of a statement, it tells when preparing it.
                     self.engine.dispose()
 
     def _run_env(self) -> None:

@@ -65,7 +65,7 @@ class Watch:
         self.obstacle: Any = None  # as the database's file tells it
         self.touched: set[str] = set()  # tables, in lower case
         self._now = threading.local()
-        self._seen: dict[str, Statement] = {}
+        self._seen: set[str] = set()
         self._storage: dict[str, int] | None = None  # as it was before the first statement
         self._explaining = False
         self._unwatched = 0
@@ -103,17 +103,29 @@ class Watch:
         return threading.get_ident() not in self._others
 
     @property
-    def _current(self) -> Statement | None:
-        return getattr(self._now, "statement", None)
+    def _running(self) -> list[tuple[Any, Statement]]:
+        """The statements that this thread runs, each with its cursor: what hears of one may run others before it."""
+        if not hasattr(self._now, "running"):
+            self._now.running = []
+        return self._now.running
 
-    @_current.setter
-    def _current(self, statement: Statement | None) -> None:
-        self._now.statement = statement
+    def _ended(self, cursor: Any) -> Statement | None:
+        """Give the statement of a cursor, and forget it, and those within it that never ended."""
+        place = next((place for place, (each, _) in enumerate(self._running) if each is cursor), None)
+        if place is None:
+            return None
+        statement = self._running[place][1]
+        del self._running[place:]
+        return statement
 
     def _on_do_connect(self, dialect: Any, _record: Any, arguments: list, options: dict) -> None:
-        if self._here() and dialect.name == self._copy.dialect.name:
-            if self._database.file_of(tuple(arguments), options) in self._source_places:
-                self._refuse("An engine")
+        if not self._here() or dialect.name != self._copy.dialect.name:
+            return
+        place = self._database.file_of(tuple(arguments), options)
+        if place in self._source_places:
+            self._refuse("An engine")
+        elif place == self._copy_place:
+            options.update(self._database.WATCHED)
 
     def _on_connect(self, connection: Any, record: Any) -> None:
         if not self._database.is_connection(connection):
@@ -134,12 +146,13 @@ class Watch:
     def _tell(self, table: str | None) -> None:
         if table:
             self.touched.add(fold(table))
-        if self._current:
-            self._current.wrote = True
+        if self._running:
+            statement = self._running[-1][1]
+            statement.wrote = True
             if table:
-                self._current.tables.add(table)
+                statement.tables.add(table)
 
-    def _on_before(self, connection: Connection, _cursor: Any, text: str, *_more: Any) -> None:
+    def _on_before(self, connection: Connection, cursor: Any, text: str, *_more: Any) -> None:
         if not self._here():
             return
         if any(connection.engine.pool is source.pool for source in self._sources):
@@ -147,21 +160,17 @@ class Watch:
         if connection.info.get("appkit") and not self._explaining:
             if self._storage is None:
                 self._storage = self._database.storage_of(connection)
-            self._current = Statement(text, -time.perf_counter())
+            self._running.append((cursor, Statement(text, -time.perf_counter())))
 
     def _on_after(self, connection: Connection, cursor: Any, *_more: Any) -> None:
-        statement = self._current
-        if statement is None or not connection.info.get("appkit") or self._explaining:
+        statement = self._ended(cursor)
+        if statement is None:
             return
-        self._current = None
         statement.seconds += time.perf_counter()
         statement.rows = cursor.rowcount if cursor.rowcount >= 0 else None
-        if statement.text in self._seen:  # prepared before: told then
-            statement.wrote = self._seen[statement.text].wrote
-            statement.tables = self._seen[statement.text].tables
-        elif statement.wrote:
+        if statement.wrote and statement.text not in self._seen:  # of a loop, the first one is enough
             statement.rewritten = self._rewritten(connection)
-        self._seen.setdefault(statement.text, statement)
+        self._seen.add(statement.text)
         if self._worth_telling(statement):
             self._add(statement)
 
@@ -191,7 +200,7 @@ class Watch:
         self.statements.append(statement)
 
     def _on_error(self, context: Any) -> None:
-        statement, self._current = self._current, None
+        statement = self._ended(context.cursor)
         if statement is None or context.connection is None:
             return
         statement.seconds += time.perf_counter()

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "appkit"
 
 # From the door down; a room may import only rooms that stand after it.
 ROOMS = ["cli", "scratch", "app", "models", "rehearsal", "drift", "result", "findings", "objects", "applying", "record", "watching", "standin", "script",
-         "wording", "display", "diagram", "printing", "migrate", "review", "loggers", "differences", "matching", "ledger", "comparison", "snapshots", "values", "folders", "history", "diagnosis", "schema", "tables",
+         "wording", "display", "diagram", "printing", "migrate", "review", "loggers", "differences", "matching", "ledger", "comparison", "snapshots", "large", "values", "folders", "history", "diagnosis", "schema", "tables",
          "databases", "aside", "batches", "progress", "errors"]
 
 

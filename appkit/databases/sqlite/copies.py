@@ -21,6 +21,8 @@ from appkit.progress import progress
 _PAGES = 10_000  # copied at once: 40 MB, in a moment; between them others may write
 _PATIENCE = 10  # seconds
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+# SQLite tells what a statement can write to when it is prepared, so each has to be prepared anew.
+WATCHED = {"cached_statements": 0}
 _STORAGE = "SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"
 _WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE, sqlite3.SQLITE_DROP_TABLE,
            sqlite3.SQLITE_DROP_VTABLE, sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_CREATE_VTABLE}

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from threading import Barrier, BrokenBarrierError
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote as quote_path
 
 import adbc_driver_manager
@@ -21,13 +21,13 @@ from sqlalchemy import URL, Connection, Executable
 from sqlalchemy.exc import OperationalError
 
 from appkit.aside import Task, can_run_aside, run_aside
-from appkit.batches import ARROW, Batch, cut, parts_of
+from appkit.batches import ARROW, Batch, Parts, cut, parts_of
 from appkit.databases import Column, Table, fold
 from appkit.databases.sqlite.copies import open_readonly, place_of
 from appkit.databases.sqlite.meanings import meaning_of
 from appkit.databases.sqlite.naming import quote
 
-_ROWS = 65_536  # of a batch, at most
+_ROWS = 65_536  # of a range, about
 _BYTES = 64 * 2**20  # of a batch, about, where the file is larger than that
 _FEW = 20_000  # rows that Python's driver has read before ADBC has begun
 _WIDE = 200  # columns; SQLite's limits on expressions and results would need watching beyond
@@ -115,17 +115,16 @@ def _open_and_fetch(path: str, statement: str, text: Callable[[bytes], str]) -> 
 # ---- ADBC
 
 def read_copy(url: URL, table: Table) -> Iterator[Batch]:
-    """Give a table's rows, in no order, from a private copy that nobody writes."""
+    """Give a table's rows from a private copy that nobody writes; the same rows in the same order at every revision."""
     path = url.database
     with closing(open_readonly(path)) as connection:
-        parts = _parts(connection, table)
+        ranges = _ranges(connection, table)
     given = False
-    if parts:
+    if ranges:
         try:
-            for _, batch in run_aside(_tasks(path, table.name, table.columns, parts, bounded=True)):
-                if batch:
-                    yield batch
-                    given = True
+            for batch in run_aside(_tasks(path, table.name, table.columns, ranges)):
+                yield batch
+                given = True
             return
         except (Unreadable, BrokenBarrierError) as reason:
             if given:  # it was planned on what is in the file, so that the file cannot be read is all that is left
@@ -149,20 +148,18 @@ def read_ordered(connection: Connection, table: Table, columns: Sequence[Column]
 
 def _read_ordered(connection: Connection, table: Table, columns: Sequence[Column]) -> list[Batch] | None:
     driver = connection.connection.driver_connection
-    parts = _parts(driver, table) if _is_plain(driver, table) else []
-    if not parts:
+    ranges = _ranges(driver, table) if _is_plain(driver, table) else None
+    if ranges is None:
         return None
     key = next(column for column in table.columns if column.name == table.key[0])
     asked = list(columns) if key in columns else [*columns, key]
-    found: list[list[Batch]] = [[] for _ in parts]
+    batches: list[Batch] = []
     version = "PRAGMA main.data_version"
     before = driver.execute(version).fetchone()
-    for place, batch in run_aside(_tasks(place_of(connection.engine), table.name, asked, parts, bounded=False)):
-        if batch:
-            found[place].append(batch)
-        elif driver.execute(version).fetchone() != before:
+    for batch in run_aside(_tasks(place_of(connection.engine), table.name, asked, ranges)):
+        if not batches and driver.execute(version).fetchone() != before:
             return None  # somebody wrote while the readers began: they may see different moments
-    batches = [batch for half in found for batch in half]
+        batches.append(batch)
     if not _rises([batch.columns[asked.index(key)] for batch in batches]):
         return None
     return [Batch(batch.rows, batch.columns[:len(columns)]) for batch in batches]
@@ -188,55 +185,79 @@ def _rises(keys: list[dict[str, pa.Array]]) -> bool:
     return bool((values[1:] > values[:-1]).all())
 
 
-def _parts(connection: sqlite3.Connection, table: Table) -> list[str]:
-    """Give the conditions that cut a table into parts to read side by side; none where ADBC is not to read it."""
+class _Ranges(NamedTuple):
+    """What cuts a table into ranges of about so many rows each, in the order of the table."""
+
+    rowid: str
+    bounds: list[tuple[int, int]]
+
+    def condition(self, first: int, last: int) -> str:
+        return f"{self.rowid} BETWEEN {self.bounds[first][0]} AND {self.bounds[last][1]}"
+
+
+def _ranges(connection: sqlite3.Connection, table: Table) -> _Ranges | None:
+    """Cut a table into ranges; None where ADBC is not to read it."""
     name = f"main.{quote(table.name)}"
     if len(table.columns) > _WIDE or not can_run_aside():
-        return []
+        return None
     if len(connection.execute(f"SELECT 1 FROM {name} LIMIT {_FEW}").fetchall()) < _FEW:
-        return []
+        return None
     taken = {fold(column.name) for column in table.columns}
     rowid = next((each for each in ("rowid", "_rowid_", "oid") if each not in taken), None)
     try:
-        low, high = (connection.execute(f"SELECT {end}({rowid}) FROM {name}").fetchone()[0] for end in ("min", "max"))
+        low, high, rows = (connection.execute(f"SELECT {each} FROM {name}").fetchone()[0]
+                           for each in (f"min({rowid})", f"max({rowid})", "count(*)"))
     except sqlite3.OperationalError:  # no such column: WITHOUT ROWID, or all three names are taken
-        return ["true"]
-    middle = (low + high) // 2
-    return [f"{rowid} <= {middle}", f"{rowid} > {middle}"]
+        return _Ranges("0", [(0, 0)])
+    if not rows:
+        return None
+    width = -(-(high - low + 1) // -(-rows // _ROWS))
+    return _Ranges(rowid, [(start, min(start + width - 1, high)) for start in range(low, high + 1, width)])
 
 
-def _tasks(path: str, name: str, columns: Sequence[Column], parts: list[str], *, bounded: bool) -> list[Task]:
-    ready = Barrier(len(parts))
-    source = f"main.{quote(name)}"
+def _tasks(path: str, name: str, columns: Sequence[Column], ranges: _Ranges) -> list[Task]:
+    """Give the readers: each takes every second range, so that the rows come in the ranges' order."""
+    readers = min(2, len(ranges.bounds))
+    shared = _Shared(path, f"main.{quote(name)}", columns, Barrier(readers), [[] for _ in range(readers)])
 
-    def reading(place: int, condition: str) -> Task:
+    def reading(place: int) -> Task:
         def read(give: Callable[[Any], None]) -> None:
             try:
-                _read_part(path, source, condition, columns, bounded, ready.wait, lambda batch: give((place, batch)))
+                _read_ranges(shared, place, ranges, give)
             except adbc_driver_manager.Error as error:
-                ready.abort()
+                shared.ready.abort()
                 raise Unreadable(str(error)) from error
             except BaseException:
-                ready.abort()
+                shared.ready.abort()
                 raise
         return read
-    return [reading(place, condition) for place, condition in enumerate(parts)]
+    return [reading(place) for place in range(readers)]
 
 
-def _read_part(path: str, source: str, condition: str, columns: Sequence[Column], bounded: bool,
-               wait: Callable[[], Any], give: Callable[[Batch | None], None]) -> None:
-    with (adbc_driver_sqlite.connect(f"file:{quote_path(path)}?mode=ro") as database,
+class _Shared(NamedTuple):
+    """What the readers of one table have in common."""
+
+    path: str
+    source: str
+    columns: Sequence[Column]
+    ready: Barrier
+    kinds: list[list[str]]  # for each reader, what it has found in its part of the table
+
+
+def _read_ranges(shared: _Shared, place: int, ranges: _Ranges, give: Callable[[Batch | None], None]) -> None:
+    readers, count = len(shared.kinds), len(ranges.bounds)
+    part = ranges.condition(count * place // readers, count * (place + 1) // readers - 1)
+    with (adbc_driver_sqlite.connect(f"file:{quote_path(shared.path)}?mode=ro") as database,
           adbc_driver_manager.AdbcConnection(database) as connection):
         connection.set_autocommit(False)
-        kinds = _count_kinds(connection, source, condition, columns)
-        conditions = [(condition, _ROWS)]
-        if bounded and os.path.getsize(path) > 2 * _BYTES:
-            conditions = _by_size(connection, source, condition, columns, kinds)
-        wait()
-        give(None)  # every reader has begun
-        for each, rows in conditions:
-            for batch in _stream(connection, source, each, columns, kinds, rows):
+        shared.kinds[place] = _count_kinds(connection, shared, part)
+        shared.ready.wait()  # every reader has begun: they see one moment, if nobody has written until now
+        kinds = ["".join(kind for kind in _STORED if any(kind in each for each in found))
+                 for found in zip(*shared.kinds)]
+        for each in range(place, count, readers):
+            for batch in _stream(connection, shared, ranges.condition(each, each), kinds):
                 give(batch)
+            give(None)
 
 
 def _ask(connection: adbc_driver_manager.AdbcConnection, statement: str, rows: int = 1) -> Iterator[pa.RecordBatch]:
@@ -250,47 +271,44 @@ def _ask_row(connection: adbc_driver_manager.AdbcConnection, statement: str) -> 
     return [column[0].as_py() for batch in _ask(connection, statement) for column in batch.columns]
 
 
-def _count_kinds(connection: adbc_driver_manager.AdbcConnection, source: str, condition: str,
-                 columns: Sequence[Column]) -> list[str]:
+def _count_kinds(connection: adbc_driver_manager.AdbcConnection, shared: _Shared, condition: str) -> list[str]:
     """Give for each column the kinds that it holds, or that it may hold: one it surely does not hold is left out."""
-    expected = [_EXPECTED.get(meaning_of(column.type) or "", "t") for column in columns]
+    names = [quote(column.name) for column in shared.columns]
+    expected = [_EXPECTED.get(meaning_of(column.type) or "", "t") for column in shared.columns]
     told = [", ".join(f"'{_STORED[kind]}'" for kind in kinds) for kinds in expected]
-    others = " OR ".join(f"typeof({quote(column.name)}) NOT IN ({kinds}, 'null')"
-                         for column, kinds in zip(columns, told))
-    if _ask_row(connection, f"SELECT count(*) FROM {source} WHERE ({condition}) AND ({others})") == [0]:
+    others = " OR ".join(f"typeof({name}) NOT IN ({kinds}, 'null')" for name, kinds in zip(names, told))
+    if _ask_row(connection, f"SELECT count(*) FROM {shared.source} WHERE ({condition}) AND ({others})") == [0]:
         return expected
-    wanted = ", ".join(f"max(typeof({quote(column.name)}) = '{stored}')"
-                       for column in columns for stored in _STORED.values())
-    found = iter(_ask_row(connection, f"SELECT {wanted} FROM {source} WHERE {condition}"))
-    return ["".join(kind for kind in _STORED if next(found)) for _ in columns]
+    wanted = ", ".join(f"max(typeof({name}) = '{stored}')" for name in names for stored in _STORED.values())
+    found = iter(_ask_row(connection, f"SELECT {wanted} FROM {shared.source} WHERE {condition}"))
+    return ["".join(kind for kind in _STORED if next(found)) for _ in names]
 
 
-def _by_size(connection: adbc_driver_manager.AdbcConnection, source: str, condition: str, columns: Sequence[Column],
-             kinds: list[str]) -> list[tuple[str, int]]:
-    """Give conditions that tell small rows from large ones, each with how many of them make a batch."""
-    long = [f"coalesce(octet_length({quote(column.name)}), 0)" for column, held in zip(columns, kinds)
+def _batch_rows(connection: adbc_driver_manager.AdbcConnection, shared: _Shared, condition: str,
+                kinds: list[str]) -> int:
+    """Give how many rows of a range make a batch that fits, by the largest of them."""
+    long = [f"coalesce(octet_length({quote(column.name)}), 0)" for column, held in zip(shared.columns, kinds)
             if "t" in held or "b" in held]
-    size = " + ".join(long) or "0"
-    largest = _ask_row(connection, f"SELECT coalesce(max({size}), 0) FROM {source} WHERE {condition}")[0]
-    limits = [*(limit for limit in (1024, 65_536) if limit < largest), largest]
-    return [(f"{condition} AND {size} BETWEEN {low + 1} AND {high}", max(1, min(_ROWS, _BYTES // (high + 1))))
-            for low, high in zip([-1, *limits], limits)]
+    if not long or os.path.getsize(shared.path) <= 2 * _BYTES:
+        return 2 * _ROWS
+    largest = _ask_row(connection, f"SELECT max({' + '.join(long)}) FROM {shared.source} WHERE {condition}")[0]
+    return max(1, min(2 * _ROWS, _BYTES // (1 + (largest or 0))))
 
 
-def _stream(connection: adbc_driver_manager.AdbcConnection, source: str, condition: str, columns: Sequence[Column],
-            kinds: list[str], rows: int) -> Iterator[Batch]:
-    asked = [(place, kind, quote(column.name), len(held)) for place, (column, held) in enumerate(zip(columns, kinds))
-             for kind in held]
+def _stream(connection: adbc_driver_manager.AdbcConnection, shared: _Shared, condition: str,
+            kinds: list[str]) -> Iterator[Batch]:
+    asked = [(place, kind, quote(column.name), len(held))
+             for place, (column, held) in enumerate(zip(shared.columns, kinds)) for kind in held]
     chosen = ", ".join(name if alone == 1 else f"CASE WHEN typeof({name}) = '{_STORED[kind]}' THEN {name} END"
                        for _, kind, name, alone in asked) or "0"
     first = ", ".join(_FIRST[kind][0] for _, kind, *_ in asked) or "0"
-    statement = f"SELECT {first} UNION ALL SELECT {chosen} FROM {source} WHERE {condition}"
+    statement = f"SELECT {first} UNION ALL SELECT {chosen} FROM {shared.source} WHERE {condition}"
     begun = False
-    for arrived in _ask(connection, statement, rows):
+    for arrived in _ask(connection, statement, _batch_rows(connection, shared, condition, kinds)):
         if not begun:
             _check_first(arrived, [kind for _, kind, *_ in asked])
             arrived, begun = arrived.slice(1), True
-        parts: list[dict[str, Any]] = [{} for _ in columns]
+        parts: list[Parts] = [{} for _ in shared.columns]
         for (place, kind, *_), array in zip(asked, arrived.columns):
             parts[place].update(_valid(kind, array))
         if arrived.num_rows:
