@@ -90,7 +90,7 @@ class Comparison:
         """Say whether the two tables hold the same values of some columns in the same order."""
         if self.before.rows != self.after.rows:
             return False
-        differ = self._unlike(columns)
+        differ = " OR ".join(f"NOT coalesce({self._same_key(*pair)}, false)" for pair in columns)
         return not self._any(f"{self._side_by_side()} WHERE {differ}")
 
     def _unlike(self, columns: list[tuple[int, int]]) -> str:
@@ -113,7 +113,9 @@ class Comparison:
         return as_union(f"{letter}.c{pair[side]}", kept.kinds[pair[side]])
 
     def _same_key(self, b: int, a: int) -> str:
-        return f"{self.joinable('b', self.before, (b, a), 0)} = {self.joinable('a', self.after, (b, a), 1)}"
+        same = f"{self.joinable('b', self.before, (b, a), 0)} = {self.joinable('a', self.after, (b, a), 1)}"
+        # The form that is joined on may be alike where the value did not survive.
+        return f"{same} AND {self.same(b, a)}" if self.retyped(b, a) else same
 
     def retyped(self, b: int, a: int) -> bool:
         """Say whether a column's declared type changed."""

@@ -16,9 +16,11 @@ def differences(comparison: Comparison) -> list[tuple[tuple | None, str, Any, An
     if not parts:
         return []
     cells = _gather(comparison, "cells", parts)
-    found = comparison.connection.execute(f"SELECT * FROM {cells} ORDER BY ALL").fetchall()
-    found = comparison.large.restore_rows(found)
     width = len(comparison.key)
+    # A key and a column tell a value: to sort by long values too would take memory and time.
+    order = ", ".join(map(str, range(1, width + 2))) if width else "ALL"
+    found = comparison.connection.execute(f"SELECT * FROM {cells} ORDER BY {order}").fetchall()
+    found = comparison.large.restore_rows(found)
     return [(tuple(row[:width]) or None, row[width + 1], row[width + 2], row[width + 3]) for row in found]
 
 

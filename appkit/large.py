@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from appkit.batches import Batch, Parts
+from appkit.batches import Batch
 
 # Bytes; a stand-in is longer than any value that stands for itself, and shorter than what DuckDB keeps apart (4096).
 _SHORT = 4000
@@ -38,21 +38,22 @@ class LargeValues:
         """
         if kind not in _KINDS or not (large := _large(part)):
             return part
-        found = pa.array([self._put(value.as_buffer(), kind) for value in part.filter(large)], pa.binary())
-        return pc.replace_with_mask(part, large, found.cast(part.type))
+        values = _bytes(part, large)
+        digests = [hashlib.sha256(value) for value in values]
+        self._write({digest.digest(): value for digest, value in zip(digests, values)
+                     if digest.digest() not in self._places})
+        stand_ins = [_stand_in(value, kind == "t") + digest.hexdigest().encode()
+                     for digest, value in zip(digests, values)]
+        return _replaced(part, large, stand_ins)
 
-    def _put(self, value: Any, kind: str) -> bytes:
-        digest = hashlib.sha256(value)
-        if digest.digest() not in self._places:
-            place, left = os.lseek(self._file, 0, os.SEEK_END), memoryview(value)
-            while left:
-                left = left[os.write(self._file, left):]
-            self._places[digest.digest()] = place, len(value)
-        start = bytes(value[:_SHORT + 1])
-        end = next(end for end in range(_SHORT, _SHORT - 4, -1) if start[end] & 0xC0 != 0x80 or end == _SHORT - 3)
-        # What is no text has a stand-in that is none.
-        mark = b"#" if kind == "t" or _is_text(value) else b"\xff"
-        return start[:end] + mark + digest.hexdigest().encode()
+    def _write(self, values: dict[bytes, bytes]) -> None:
+        """Write values at the end of the file, and only then take note of them: what is interrupted is not there."""
+        place, left = os.lseek(self._file, 0, os.SEEK_END), memoryview(b"".join(values.values()))
+        while left:
+            left = left[os.write(self._file, left):]
+        for digest, value in values.items():
+            self._places[digest] = place, len(value)
+            place += len(value)
 
     def restore(self, value: Any) -> Any:
         """Give the value that a kept one stands for."""
@@ -80,17 +81,15 @@ class LargeValues:
     def _restore(self, kind: str, part: Any) -> Any:
         if kind not in _KINDS or not (large := _large(part)):
             return part
-        found = pa.array(map(self._get, part.filter(large).cast(pa.binary()).to_pylist()), pa.binary())
-        return pc.replace_with_mask(part, large, found.cast(part.type))
+        return _replaced(part, large, map(self._get, _bytes(part, large)))
 
     def _sizes(self, batch: Batch) -> list[int]:
         """Give how many bytes of large values each row has."""
         sizes = [0] * batch.rows
         for parts in batch.columns if self._places else ():
-            for part in _texts(parts):
+            for part in (part for kind, part in parts.items() if kind in _KINDS):
                 if large := _large(part):
-                    values = part.filter(large).cast(pa.binary()).to_pylist()
-                    for row, value in zip(pc.indices_nonzero(large).to_pylist(), values):
+                    for row, value in zip(pc.indices_nonzero(large).to_pylist(), _bytes(part, large)):
                         sizes[row] += self._place(value)[1]
         return sizes
 
@@ -108,13 +107,25 @@ def _large(part: Any) -> Any:
     return pc.greater(lengths, _SHORT) if (pc.max(lengths).as_py() or 0) > _SHORT else None
 
 
-def _texts(parts: Parts) -> Iterable[Any]:
-    return (part for kind, part in parts.items() if kind in _KINDS)
+def _bytes(part: Any, chosen: Any) -> list[bytes]:
+    return part.filter(chosen).cast(pa.binary()).to_pylist()
 
 
-def _is_text(value: Any) -> bool:
+def _replaced(part: Any, chosen: Any, values: Iterable[bytes]) -> Any:
+    return pc.replace_with_mask(part, chosen, pa.array(values, pa.binary()).cast(part.type))
+
+
+def _stand_in(value: bytes, is_text: bool) -> bytes:
+    """Give how a large value's stand-in begins: text where it is text, and none where it is none."""
+    end = _SHORT
+    while value[end] & 0xC0 == 0x80 and end > _SHORT - 3:  # amid a character
+        end -= 1
+    return value[:end] + (b"#" if is_text or _is_text(value) else b"\xff")
+
+
+def _is_text(value: bytes) -> bool:
     try:
-        str(value, "utf-8")
+        value.decode()
     except UnicodeDecodeError:
         return False
     return True

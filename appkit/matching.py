@@ -37,8 +37,9 @@ def match_tables(snapshots: Snapshots, before: dict[str, Kept], after: dict[str,
         if other is None:
             found.append((name, None, gone_ledger(before[name]), None, snapshots.sample_keys(before[name])))
         else:
-            comparison = _compare(snapshots, before[name], after[other], renames, added.get(name, frozenset()))
-            found.append((name, other, count_ledger(comparison), comparison, ()))
+            with snapshots.comparing(before[name], after[other]):
+                comparison = _compare(snapshots, before[name], after[other], renames, added.get(name, frozenset()))
+                found.append((name, other, count_ledger(comparison), comparison, ()))
     found += [(None, name, new_ledger(after[name]), None, ()) for name in new]
     return sorted(found, key=lambda entry: entry[1] or entry[0])
 

@@ -1,5 +1,6 @@
 """How far long work is: one line, where somebody looks on, and silence elsewhere; and how long it took."""
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,10 +58,34 @@ def progress(what: str, total: int | None = None, unit: str = "rows") -> Iterato
 
 
 @contextmanager
-def announce(what: str, rows: int | None = None) -> Iterator[None]:
+def asked_progress(what: str, total: int, ask: Callable[[], float]) -> Iterator[None]:
+    """Show how far something is that has to be asked, from time to time, for how many per cent are done."""
+    done, over = 0, threading.Event()
+
+    def look() -> None:
+        nonlocal done
+        while not over.wait(0.25):
+            now = max(done, int(total * ask() / 100))
+            tell(now - done)  # nothing more is told too: the seconds go on
+            done = now
+
+    with progress(what, total) as tell:
+        thread = threading.Thread(target=look, daemon=True)
+        if _stream():
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if thread.ident:
+                thread.join()
+            tell(total - done)
+
+
+@contextmanager
+def announce(what: str) -> Iterator[None]:
     """Show what goes on, where nothing tells how far it is."""
-    told = what if rows is None else f"{what}, {rows:,} rows"
-    with _timed(what, lambda: rows), _bar(told, bar_format="{desc} …"):
+    with _timed(what, lambda: None), _bar(what, bar_format="{desc} …"):
         yield
 
 
@@ -80,7 +105,10 @@ def _bar(what: str, **options: Any) -> Iterator[Any]:
         return
     from tqdm import tqdm  # only where it is shown
 
-    with tqdm(desc=_place.get()[1] + what, file=stream, leave=False, dynamic_ncols=True, **options) as bar:
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread that stays
+
+    with Bar(desc=_place.get()[1] + what, file=stream, leave=False, dynamic_ncols=True, **options) as bar:
         yield bar
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
+import duckdb
 from flask import Flask
 from sqlalchemy import Connection, Engine, MetaData, create_engine
 from sqlalchemy.exc import DBAPIError
@@ -32,7 +33,7 @@ from appkit.watching import Statement, Watch
 
 # What a rehearsal takes on the disk, at most, in sizes of the database: the copy, and the start as it was; while a
 # table is made anew, that table twice and the journal; the rows before and after; with the downgrade, all that again.
-_ROOM, _ROOM_WITH_DOWNGRADE = 5, 8
+_ROOM, _ROOM_WITH_DOWNGRADE = 6, 11
 
 _one_at_a_time = threading.Lock()  # Alembic's context is global to the process
 
@@ -78,6 +79,8 @@ def _run(app: Flask, to: str, downgrade: bool, stack: ExitStack, unfinished: Exi
     database = database_of(engine_of(app))
     try:
         return _Run(app, downgrade, stack, unfinished).rehearse(to)
+    except duckdb.Error as reason:
+        raise RehearsalError(f"Cannot keep or compare the rows: {reason_of(reason)}. Is the disk full?") from reason
     except (database.DriverError, DBAPIError) as reason:
         raise RehearsalError(f"Cannot read the copy: {reason_of(reason)}. Is the database damaged, or does a column "
                              "need a function of the app's?") from reason

@@ -1,6 +1,6 @@
 """Every table's rows as they stood at a revision, kept in a DuckDB file."""
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pyarrow as pa
 from appkit.batches import ARROW, Batch, Parts
 from appkit.databases import Table
 from appkit.large import LargeValues
-from appkit.progress import progress
+from appkit.progress import asked_progress, progress
 from appkit.values import KINDS, SEVERAL, UNION, Kept, as_union, shortened, stored
 
 
@@ -25,6 +25,8 @@ class Snapshots:
         # To compress would take more time than all the rest of keeping and comparing.
         self.connection.execute("SET memory_limit = '1GB'; SET preserve_insertion_order = false; "
                                 "SET force_compression = 'uncompressed'")
+        with suppress(duckdb.Error):  # in a notebook DuckDB wants ipywidgets for it, even where it shows nothing
+            self.connection.execute("SET enable_progress_bar_print = false; SET enable_progress_bar = true")
         self.large = LargeValues(folder)
         self._number = 0
         self._relations: set[str] = set()
@@ -46,7 +48,8 @@ class Snapshots:
             return
         self._number += 1
         width = len(kept.table.columns)
-        loaded = Kept(kept.table, f"s{self._number}", values=[0] * width, kinds=[""] * width)
+        loaded = Kept(kept.table, f"s{self._number}", values=[0] * width, kinds=[""] * width,
+                      held=[set() for _ in range(width)])
         try:
             self._fill(loaded, kept.read(), kept.rows or None)
         except BaseException:  # interrupted: nothing half of it is taken for the whole later
@@ -71,6 +74,15 @@ class Snapshots:
         self.connection.commit()
         self.connection.execute("SET preserve_insertion_order = false")
 
+    @contextmanager
+    def comparing(self, before: Kept, after: Kept) -> Iterator[None]:
+        """Have the rows of both kept, and show how far the comparison in the block is."""
+        self.load(before)
+        self.load(after)
+        rows = before.rows + after.rows
+        with asked_progress(f"comparing {after.table.name}", rows, self.connection.query_progress):
+            yield
+
     def forget_all_but(self, relations: set[str]) -> None:
         """Drop the rows that no state needs any more."""
         for relation in self._relations - relations:
@@ -80,6 +92,7 @@ class Snapshots:
     def _append(self, kept: Kept, batch: Batch) -> None:
         arrays, names, expressions = [], [], []
         for place, parts in enumerate(batch.columns):
+            kept.held[place].update(parts)
             kept.values[place] += sum(len(part) - part.null_count for part in parts.values())
             arrays += [self.large.put(kind, part) for kind, part in parts.items()]
             names += [f"c{place}_{kind}" for kind in parts]

@@ -26,11 +26,18 @@ class Kept:
     rows: int = 0
     values: list[int] = field(default_factory=list)  # values that are not NULL, per column
     kinds: list[str] = field(default_factory=list)  # '', one of KINDS, or SEVERAL, per column; once the rows are kept
+    held: list[set[str]] = field(default_factory=list)  # the kinds that a column of SEVERAL holds, per column
     read: Callable[[], Iterable[Batch]] | None = None  # where the rows are, as long as they are not kept
 
     def position(self, column: str) -> int:
         """Give a column's place."""
         return self.names.index(column)
+
+    def holds(self, place: int, kinds: str) -> bool:
+        """Say whether a column may hold any of some kinds."""
+        if self.kinds[place] != SEVERAL:
+            return self.kinds[place] != "" and self.kinds[place] in kinds
+        return not self.held or bool(self.held[place] & set(kinds))
 
     @property
     def names(self) -> list[str]:
@@ -77,7 +84,7 @@ def canonical(letter: str, before: Kept, b: int, after: Kept, a: int) -> str:
     kept, place = (before, b) if letter == "b" else (after, a)
     number = "CASE WHEN {0} = trunc({0}) AND abs({0}) < 9e18 THEN {0}::BIGINT::VARCHAR ELSE {0}::VARCHAR END"
     text = "{0}"
-    if before.kinds[b] in ("i", "r", SEVERAL) and after.kinds[a] in ("t", "b", SEVERAL):
+    if before.holds(b, "ir") and after.holds(a, "tb"):
         # As text, -0.0 is another than 0.
         number = number.replace("WHEN", "WHEN {0}::VARCHAR <> '-0.0' AND")
         text = (f"CASE WHEN regexp_full_match({{0}}, '{_WRITTEN}') "

@@ -200,8 +200,9 @@ class Watch:
         self.statements.append(statement)
 
     def _on_error(self, context: Any) -> None:
-        statement = self._ended(context.cursor)
-        if statement is None or context.connection is None:
+        execution = context.execution_context
+        statement = self._ended(execution.cursor) if execution else None
+        if statement is None:
             return
         statement.seconds += time.perf_counter()
         self.failed = statement

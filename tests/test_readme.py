@@ -28,7 +28,7 @@ def test_every_notebook_is_in_the_table_and_none_else():
 def test_every_folder_of_the_top_level_is_in_the_map():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True).stdout
     folders = {path.split("/")[0] for path in tracked.splitlines() if "/" in path and not path.startswith(".")}
-    assert folders == {"appkit", "migrations", "notebooks", "tests"}
+    assert folders == {"appkit", "benchmarks", "migrations", "notebooks", "tests"}
     assert all(f"({name})" in README for name in folders)
 
 

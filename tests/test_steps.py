@@ -1,6 +1,8 @@
 """Revisions in one run of env.py or each in its own: what is seen is the same, and nothing that was not committed counts."""
 import shutil
 import sys
+import threading
+import time
 
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from flask import Flask
 
 import appkit
 from appkit import rehearsal as room
-from appkit.progress import announce, progress
+from appkit.progress import announce, asked_progress, progress
 
 pytestmark = pytest.mark.filterwarnings(IGNORED)
 
@@ -98,7 +100,7 @@ def test_a_rehearsal_that_would_not_fit_stops_with_the_figure(tmp_path, monkeypa
     write_history(app, ["pass"])
     free = shutil.disk_usage(tmp_path)._replace(free=50_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _place: free)
-    with pytest.raises(appkit.RehearsalError, match=r"takes up to 0\.1 MB of disk in .*0\.1 MB are free.*downgrade=False"):
+    with pytest.raises(appkit.RehearsalError, match=r"takes up to 0\.\d MB of disk in .*0\.1 MB are free.*downgrade=False"):
         appkit.rehearse(app)
 
 
@@ -157,10 +159,14 @@ def test_a_terminal_is_shown_rows_and_rate(monkeypatch):
     with progress("keeping thing", 2000) as tell:
         tell(500)
         tell(1500)
-    with announce("comparing thing", 2000):
+    with announce("running upgrade()"):
         pass
+    with asked_progress("comparing thing", 5000, lambda: 50):
+        time.sleep(0.4)
     assert "keeping thing" in terminal.text and "2.00k" in terminal.text and "rows/s" in terminal.text
-    assert "comparing thing, 2,000 rows" in terminal.text
+    assert "running upgrade() …" in terminal.text
+    assert "comparing thing:  50%" in terminal.text and "5.00k/5.00k" in terminal.text
+    assert not [thread for thread in threading.enumerate() if "look" in thread.name or "TMonitor" in str(thread)]
 
 
 def test_a_cell_that_cannot_be_asked_is_not_shown_anything(monkeypatch, capfd):
