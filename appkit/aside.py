@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 
 _CLONE_FILES = 0x400
-_AHEAD = 4  # items that wait for whoever takes them
+_AHEAD = 2  # items of each that wait for whoever takes them
 
 Task = Callable[[Callable[[Any], None]], None]
 

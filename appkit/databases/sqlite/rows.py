@@ -46,12 +46,19 @@ class Unreadable(Exception):
 
 def fetch_batches(cursor: Any, size: int = 20_000) -> Iterator[Batch]:
     """Give the rows of a driver's cursor in batches, smaller ones where rows are large."""
-    step = min(size, 100)
-    while rows := cursor.fetchmany(step):
-        batch = Batch(len(rows), [parts_of(values) for values in zip(*rows)])
-        yield batch
-        held = sum(part.nbytes for parts in batch.columns for kind, part in parts.items() if kind != "o")
-        step = max(1, min(size, 10 * step, _BYTES * len(rows) // (held + 1)))
+    rows: list[tuple] = []
+    for row in cursor:
+        rows.append(row)
+        if len(rows) == 100 or _bytes_of(rows[-1:]) > _BYTES // 100:
+            break
+    while rows:
+        yield Batch(len(rows), [parts_of(values) for values in zip(*rows)])
+        some = rows[:100]
+        rows = cursor.fetchmany(max(1, min(size, 10 * len(rows), _BYTES * len(some) // (_bytes_of(some) + 1))))
+
+
+def _bytes_of(rows: list[tuple]) -> int:
+    return sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes)))
 
 
 def read_rows(connection: Connection, statement: Executable,
