@@ -82,7 +82,10 @@ def _take_own_files() -> None:
     if libc.unshare(_CLONE_FILES):
         raise OSError(ctypes.get_errno(), "unshare is refused")
     # Only this thread's: a socket that the app closes meanwhile must not be held open from here.
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    for each in map(int, os.listdir("/proc/thread-self/fd")):
+        with suppress(OSError):  # the one that listed them is closed already
+            if each > 2:
+                os.close(each)
 
 
 @cache

@@ -161,7 +161,8 @@ class _Run:
     def _run_at_once(self, pending: tuple[str, ...]) -> bool:
         """Run the revisions in one run of env.py, and look after each; say whether that could be done.
 
-        It cannot where they are not committed one by one. Then the copy is put back to the start.
+        It cannot where they are not committed one by one, nor where env.py goes on to write or fails after the last.
+        Then the copy is put back to the start.
         """
         if not pending:
             return True
@@ -171,7 +172,7 @@ class _Run:
         if ours and not isinstance(ours[0], _Together):
             raise ours[0]
         place = len(self.steps)
-        if ours or failure and place == len(pending):
+        if ours or place == len(pending) and (failure or self.watch.touched or not self.watch.all_seen):
             self.database.restore_copy(self.url, self.database.save_copy(self.start, self.folder, "saved"))
             self._reset()
             return False
@@ -190,6 +191,7 @@ class _Run:
             self.running.close()
             with _within(pending, place):
                 self._close(revision, None, pending[place + 1:])
+            self.watch.begin()
             if place + 1 < len(pending):
                 self._begin("upgrade", _within(pending, place + 1))
         except BaseException as reason:

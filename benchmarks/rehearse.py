@@ -1,19 +1,11 @@
 """Rehearsing one revision over 1,000,000 rows: appkit.rehearse, and the same done by hand with a backup and pandas."""
 import sqlite3
-import time
 from collections.abc import Callable
 from contextlib import closing
-from pkgutil import resolve_name
 from typing import Any
 
 from measure import Measured, Row, compete, main, measure
 from subject import RETYPED, SMALL, back_up, fill, make_app, upgrading
-
-# Where the time goes, by the functions that a rehearsal calls for it; one inside another is counted apart.
-_PHASES = (("copies", "appkit.databases.sqlite", "copy_database"), ("copies", "appkit.databases.sqlite", "save_copy"),
-           ("values counted", "appkit.databases.sqlite", "count_values"),
-           ("the revision itself", "appkit.standin.StandIn", "upgrade"),
-           ("rows kept", "appkit.snapshots.Snapshots", "load"), ("the ledger", "appkit.rehearsal", "match_tables"))
 
 
 def ours(folder: str) -> Callable[[], int]:
@@ -80,30 +72,11 @@ def plain(folder: str) -> Callable[[], int]:
 
 
 def phases(folder: str) -> Callable[[], dict[str, float]]:
-    """Rehearse with a clock on each phase, and give its seconds."""
-    rehearse, found, inner = ours(folder), {}, [0.0]
-    for phase, place, name in _PHASES:
-        owner = resolve_name(place)
-        setattr(owner, name, _clocked(getattr(owner, name), phase, found, inner))
+    """Rehearse, and give the seconds of each kind of work."""
+    import appkit
 
-    def work() -> dict[str, float]:
-        rehearse()
-        return found
-    return work
-
-
-def _clocked(function: Callable, phase: str, found: dict[str, float], inner: list[float]) -> Callable:
-    """Give a function that adds its seconds to its phase, without those of clocked functions that it calls."""
-    def clocked(*arguments: Any, **options: Any) -> Any:
-        start = time.perf_counter()
-        inner.append(0.0)
-        try:
-            return function(*arguments, **options)
-        finally:
-            seconds = time.perf_counter() - start
-            found[phase] = found.get(phase, 0.0) + seconds - inner.pop()
-            inner[-1] += seconds
-    return clocked
+    app = make_app(folder)
+    return lambda: appkit.rehearse(app, downgrade=False).work.groupby("work", sort=False)["seconds"].sum().to_dict()
 
 
 def run(folder: str, rows: int, runs: int) -> list[Row]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from appkit import AppkitError, read_table
 from appkit.aside import can_run_aside, run_aside
 from appkit.batches import Batch
-from appkit.databases import open_reading, sqlite
+from appkit.databases import open_reading
 from appkit.databases.sqlite import rows
 
 ASIDE = pytest.mark.skipif(not can_run_aside(), reason="threads with files of their own cannot be had here")
@@ -223,6 +223,13 @@ def test_both_ways_give_the_same_frame(tmp_path, monkeypatch, asked):
     monkeypatch.setattr(rows, "_FEW", 20_000)
     pd.testing.assert_frame_equal(quick, read_table(url, "t"))
     assert asked == [1]
+
+
+@ASIDE
+def test_a_file_may_be_called_anything(tmp_path, asked):
+    path = make(tmp_path / "odd #%3F? &'\" ü.db", ["TEXT"], [("é",)] * 10)
+    assert read_table(sa.URL.create("sqlite", database=str(path)), "t")["c0"].tolist() == ["é"] * 10
+    assert asked == [2]
 
 
 @ASIDE

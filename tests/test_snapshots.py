@@ -8,7 +8,7 @@ import pytest
 from appkit.batches import Batch, parts_of
 from appkit.databases import Column, Table
 from appkit.comparison import Comparison
-from appkit.differences import differences, filled_with, lost_for_good, sample_changes, sample_of
+from appkit.differences import differences, filled_with, lost_for_good, sample_changes
 from appkit.ledger import ColumnLedger, count_ledger
 from appkit.matching import match_tables
 from appkit.snapshots import Snapshots

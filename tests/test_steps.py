@@ -93,6 +93,19 @@ with get_engine().connect() as connection:
     assert "after all" in str(rehearsal)
 
 
+def test_what_env_py_does_after_the_last_revision_is_seen(tmp_path):
+    app = make_app(tmp_path, SETUP)
+    env = tmp_path / "migrations" / "env.py"
+    env.write_text(env.read_text() + """
+with get_engine().begin() as connection:
+    if connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE sql LIKE '%more%'").first():
+        connection.exec_driver_sql("DELETE FROM thing WHERE id = 2")
+""")
+    write_history(app, ["op.add_column('thing', sa.Column('more', sa.Integer))"])
+    rehearsal = appkit.rehearse(app, downgrade=False)
+    assert rehearsal.ledger.query("table == 'thing'")["lost"].tolist() == [1] and not rehearsal.safe
+
+
 # ---- what it needs, and where the time goes
 
 def test_a_rehearsal_that_would_not_fit_stops_with_the_figure(tmp_path, monkeypatch):

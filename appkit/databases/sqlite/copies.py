@@ -14,7 +14,6 @@ from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine
 
-from appkit.databases.sqlite.naming import quote
 from appkit.errors import AppkitError, RehearsalError
 from appkit.progress import progress
 

@@ -178,9 +178,11 @@ def _is_plain(driver: Any, table: Table) -> bool:
         return False
     if driver.execute("SELECT 1 FROM pragma_index_list(?, 'main') WHERE origin = 'pk'", (table.name,)).fetchone():
         return False
-    driver.text_factory = bytes  # so that no text is refused
-    few = driver.execute(f"SELECT * FROM main.{quote(table.name)} LIMIT 100").fetchall()
-    driver.text_factory = str
+    try:
+        driver.text_factory = bytes  # so that no text is refused
+        few = driver.execute(f"SELECT * FROM main.{quote(table.name)} LIMIT 100").fetchall()
+    finally:
+        driver.text_factory = str
     # Another type would be what a converter of the app's has made of a value.
     return {type(value) for row in few for value in row} <= {int, float, bytes, type(None)}
 
