@@ -72,6 +72,15 @@ def _join(batches: Sequence[Batch], place: int) -> Parts:
             for kind, type_ in ARROW.items() if kind in kinds}
 
 
+def last_of_rising(parts: Parts, last: int | None) -> int | None:
+    """Give the last of a column's integers, if each is larger than the one before, the first than `last`; else None."""
+    if set(parts) != {"i"} or parts["i"].null_count:
+        return None
+    values = parts["i"].to_numpy()
+    rising = (values[1:] > values[:-1]).all() and (last is None or values[0] > last)
+    return int(values[-1]) if rising else None
+
+
 def cut(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:
     """Leave out the first rows."""
     for batch in batches:

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from appkit.batches import ARROW, Batch, Parts
+from appkit.batches import ARROW, Batch, Parts, last_of_rising
 from appkit.databases import Table
 from appkit.large import LargeValues
 from appkit.progress import asked_progress, progress
@@ -22,8 +22,9 @@ class Snapshots:
         path = folder / "snapshots.duckdb"
         self.connection = duckdb.connect(str(path))
         path.chmod(0o600)
-        # To compress would take more time than all the rest of keeping and comparing.
-        self.connection.execute("SET memory_limit = '1GB'; SET preserve_insertion_order = false; "
+        # Rows stay in their order: tables whose rows stand as they stood are compared in one pass, without a join. To
+        # compress them would take more time than all the rest of keeping and comparing.
+        self.connection.execute("SET memory_limit = '512MB'; SET preserve_insertion_order = true; "
                                 "SET force_compression = 'uncompressed'")
         with suppress(duckdb.Error):  # in a notebook DuckDB wants ipywidgets for it, even where it shows nothing
             self.connection.execute("SET enable_progress_bar_print = false; SET enable_progress_bar = true")
@@ -61,8 +62,6 @@ class Snapshots:
         vars(kept).update(vars(loaded))
 
     def _fill(self, kept: Kept, batches: Iterable[Batch], expected: int | None) -> None:
-        # In their order: where a table's rows stand as they stood, they are compared in one pass, without a join.
-        self.connection.execute("SET preserve_insertion_order = true")
         # One transaction: DuckDB writes rows straight into their place, not to its log first.
         self.connection.begin()
         with progress(f"keeping {kept.table.name}", expected) as tell:
@@ -72,7 +71,6 @@ class Snapshots:
                     self._append(kept, batch)
                     tell(batch.rows)
         self.connection.commit()
-        self.connection.execute("SET preserve_insertion_order = false")
 
     @contextmanager
     def comparing(self, before: Kept, after: Kept) -> Iterator[None]:
@@ -91,6 +89,8 @@ class Snapshots:
 
     def _append(self, kept: Kept, batch: Batch) -> None:
         arrays, names, expressions = [], [], []
+        if len(kept.table.key) == 1 and (not kept.rows or kept.last is not None):
+            kept.last = last_of_rising(batch.columns[kept.position(kept.table.key[0])], kept.last)
         for place, parts in enumerate(batch.columns):
             kept.held[place].update(parts)
             kept.values[place] += sum(len(part) - part.null_count for part in parts.values())

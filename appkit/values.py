@@ -26,6 +26,7 @@ class Kept:
     rows: int = 0
     values: list[int] = field(default_factory=list)  # values that are not NULL, per column
     kinds: list[str] = field(default_factory=list)  # '', one of KINDS, or SEVERAL, per column; once the rows are kept
+    last: int | None = None  # of the keys, where the key is one column of integers, each larger than the one before
     held: list[set[str]] = field(default_factory=list)  # the kinds that a column of SEVERAL holds, per column
     read: Callable[[], Iterable[Batch]] | None = None  # where the rows are, as long as they are not kept
 

@@ -15,13 +15,12 @@ from urllib.parse import quote as quote_path
 
 import adbc_driver_manager
 import adbc_driver_sqlite
-import numpy as np
 import pyarrow as pa
 from sqlalchemy import URL, Connection, Executable
 from sqlalchemy.exc import OperationalError
 
 from appkit.aside import Task, can_run_aside, run_aside
-from appkit.batches import ARROW, Batch, Parts, cut, parts_of
+from appkit.batches import ARROW, Batch, Parts, cut, last_of_rising, parts_of
 from appkit.databases import Column, Table, fold
 from appkit.databases.sqlite.copies import open_readonly, place_of
 from appkit.databases.sqlite.meanings import meaning_of
@@ -49,7 +48,7 @@ def fetch_batches(cursor: Any, size: int = 20_000) -> Iterator[Batch]:
     rows: list[tuple] = []
     for row in cursor:
         rows.append(row)
-        if len(rows) == 100 or _bytes_of(rows[-1:]) > _BYTES // 100:
+        if len(rows) == 1000 or _bytes_of(rows[-1:]) > _BYTES // 1000:
             break
     while rows:
         yield Batch(len(rows), [parts_of(values) for values in zip(*rows)])
@@ -167,8 +166,11 @@ def _read_ordered(connection: Connection, table: Table, columns: Sequence[Column
         if not batches and driver.execute(version).fetchone() != before:
             return None  # somebody wrote while the readers began: they may see different moments
         batches.append(batch)
-    if not _rises([batch.columns[asked.index(key)] for batch in batches]):
-        return None
+    last = None
+    for batch in batches:
+        last = last_of_rising(batch.columns[asked.index(key)], last)
+        if last is None:
+            return None
     return [Batch(batch.rows, batch.columns[:len(columns)]) for batch in batches]
 
 
@@ -185,13 +187,6 @@ def _is_plain(driver: Any, table: Table) -> bool:
         driver.text_factory = str
     # Another type would be what a converter of the app's has made of a value.
     return {type(value) for row in few for value in row} <= {int, float, bytes, type(None)}
-
-
-def _rises(keys: list[dict[str, pa.Array]]) -> bool:
-    if any(set(parts) != {"i"} or parts["i"].null_count for parts in keys):
-        return False
-    values = np.concatenate([parts["i"].to_numpy() for parts in keys]) if keys else np.array([], dtype=np.int64)
-    return bool((values[1:] > values[:-1]).all())
 
 
 class _Ranges(NamedTuple):
