@@ -35,7 +35,7 @@ class Comparison:
 
     def __init__(self, snapshots: Snapshots, before: Kept, after: Kept, lineage: dict[str, str],
                  added: frozenset[str] = frozenset()) -> None:
-        self.connection, self.large = snapshots.connection, snapshots.large
+        self.snapshots, self.connection, self.large = snapshots, snapshots.connection, snapshots.large
         self.before, self.after = before, after
         self.pairs = [(before.position(was), after.position(name)) for name, was in lineage.items()]
         self.lineage = lineage
@@ -44,9 +44,26 @@ class Comparison:
         self.aligned = False  # whether a row stands at the same place before and after
         self.rising = False  # whether the key is of integers, and the rows are in its order before and after
         self.alike = False  # whether it is known that no row differs, in the columns that go on
-        self.key = [] if before.relation == after.relation else self._find_key()
-        if before.relation != after.relation:
+        self.key: list[tuple[int, int]] = []
+        if before is not after:
+            self.alike = self._are_few_alike()
+            if not self.alike:
+                self.load()
+            self.key = self._find_key()
             self._find_carried(added)
+
+    def load(self) -> None:
+        """Have the rows of both where they are compared."""
+        self.snapshots.load(self.before)
+        self.snapshots.load(self.after)
+
+    def _are_few_alike(self) -> bool:
+        """Say whether a few rows hold the same values of the same kinds, in the same order, in the columns that go on."""
+        before, after = self.before.few, self.after.few
+        if before is None or after is None or before.rows != after.rows or not self.pairs:
+            return False
+        both = [(before.columns[b], after.columns[a]) for b, a in self.pairs]
+        return all(old.keys() == new.keys() and all(old[kind].equals(new[kind]) for kind in old) for old, new in both)
 
     def _find_key(self) -> list[tuple[int, int]]:
         """Find the columns that tell a row at both revisions: pairs of places, empty when there are none."""
@@ -74,6 +91,7 @@ class Comparison:
         if len(old) != 1 or len(new) != 1 or new[0] in self.lineage or old[0] in self.lineage.values():
             return []
         b, a = self.before.position(old[0]), self.after.position(new[0])
+        self.load()
         if not self._tell_apart([(b, a)]):
             return []
         joined = f"{self.before.relation} b JOIN {self.after.relation} a ON {self._same_key(b, a)}"
@@ -82,6 +100,7 @@ class Comparison:
             return []
         self.lineage = {**self.lineage, new[0]: old[0]}
         self.pairs.append((b, a))
+        self.alike = False
         return [(b, a)]
 
     def _tell_apart(self, columns: list[tuple[int, int]]) -> bool:
@@ -102,6 +121,8 @@ class Comparison:
         """Say whether the two tables hold the same values of some columns in the same order."""
         if self.before.rows != self.after.rows:
             return False
+        if self.alike and set(columns) <= set(self.pairs):
+            return True
         differ = " OR ".join(f"NOT coalesce({self._same_key(*pair)}, false)" for pair in columns)
         return not self._any(f"{self._side_by_side()} WHERE {differ}")
 
@@ -156,13 +177,15 @@ class Comparison:
         new = [name for name in self.after.names if name not in self.lineage]
         older = [name for name in self.after.names if name in added and name not in new]
         for b in self.gone():
-            if not self.before.values[b]:
+            if not self.before.values[b] or not new + older:
                 continue
+            self.load()
             name = next((name for name in new + older if self._carries(b, self.after.position(name))), None)
             if name in new:
                 new.remove(name)
                 self.lineage = {**self.lineage, name: self.before.names[b]}
                 self.pairs.append((b, self.after.position(name)))
+                self.alike = False
             elif name:
                 self.carried.append((b, self.after.position(name)))
 
@@ -194,6 +217,7 @@ class Comparison:
         A row per row that is gone, new, or holds another value: b and a, its places before and after, NULL where it is
         not; f0 …, what became of its value in each column before.
         """
+        self.load()
         fates = [f"{self._fate(b, a)} AS f{b}" for b, a in self.pairs]
         fates += [f"CASE WHEN b.c{b} IS NOT NULL AND a.rowid IS NULL THEN {LOST} ELSE {KEPT} END::TINYINT AS f{b}"
                   for b, _ in self.carried]

@@ -10,8 +10,9 @@ def differences(comparison: Comparison) -> list[tuple[tuple | None, str, Any, An
 
     Without a key the rows that differ are given whole, and the key is None.
     """
-    if comparison.before.relation == comparison.after.relation:
+    if comparison.before is comparison.after:
         return []
+    comparison.load()
     parts = _cells(comparison)
     if not parts:
         return []
@@ -39,6 +40,7 @@ def sample_of(comparison: Comparison, was: str, limit: int = 3) -> list[tuple[st
     """Give a few values of a column as it was: key, value; by key."""
     if not comparison.key:
         return []
+    comparison.load()
     b = comparison.before.position(was)
     source = f"(SELECT *, rowid AS b, NULL AS a FROM {comparison.before.relation} WHERE c{b} IS NOT NULL)"
     return [(told, _value(comparison, comparison.before, b, row)) for told, row, _ in _first(comparison, source, limit)]
@@ -62,6 +64,7 @@ def _key_told(comparison: Comparison, values: tuple) -> str:
 
 def filled_with(comparison: Comparison, name: str, was: str | None, limit: int = 4) -> list[tuple[Any, int]]:
     """Give what a column was filled with where it had NULL, or was not there: value and number, most first."""
+    comparison.load()
     a = comparison.after.position(name)
     if was is None or not comparison.key:
         source = f"{comparison.after.relation} a"
@@ -86,8 +89,10 @@ def lost_for_good(comparison: Comparison, back: Comparison | None) -> tuple[int,
     -------
     the rows gone, the keys of a few of them, and per column (its name before) the values gone from other rows
     """
+    if comparison.alike and not comparison.gone():
+        return 0, (), {}
     sides = {"up": comparison}
-    if back is not None and back.key and back.before.relation == comparison.before.relation:
+    if back is not None and back.key and back.before is comparison.before:
         sides["back"] = back
     both = " FULL OUTER JOIN ".join(f"(SELECT * FROM {side.differing} WHERE b IS NOT NULL) {name}"
                                     for name, side in sides.items())

@@ -42,7 +42,7 @@ class TableLedger:
 
 def count_ledger(comparison: Comparison) -> TableLedger:
     """Count what became of every row and value."""
-    if comparison.before.relation == comparison.after.relation:
+    if comparison.before is comparison.after:
         return _untouched(comparison)
     return _keyed(comparison) if comparison.key else _loose(comparison)
 
@@ -69,8 +69,8 @@ def _keyed(comparison: Comparison) -> TableLedger:
 
 
 def _counts(comparison: Comparison, conditions: list[str]) -> list[int]:
-    name, found = comparison.differing, []
-    if comparison.alike:
+    name, found = "" if comparison.alike else comparison.differing, []
+    if comparison.alike:  # known before, or now
         return [0] * len(conditions)
     counts = [f"count(*) FILTER (WHERE {condition})" for condition in conditions]
     for start in range(0, len(counts), 3 * TOGETHER):
@@ -94,7 +94,10 @@ def _columns(comparison: Comparison, found: list[int]) -> tuple[ColumnLedger, ..
 
 def _loose(comparison: Comparison) -> TableLedger:
     before, after = comparison.before.rows, comparison.after.rows
-    found = comparison.multiset_counts(comparison.pairs) if comparison.pairs else [0, before, after]
+    if comparison.alike:
+        found = [before, 0, 0, *(count for b, _ in comparison.pairs for count in (comparison.before.values[b], 0, 0))]
+    else:
+        found = comparison.multiset_counts(comparison.pairs) if comparison.pairs else [0, before, after]
     kept, lost, added = found[:3]
     columns = []
     for place in range(len(comparison.pairs)):

@@ -63,9 +63,6 @@ def _renamed(before: dict[str, Kept], after: dict[str, Kept], moved: dict[str, s
 
 def _compare(snapshots: Snapshots, before: Kept, after: Kept, renames: list[tuple[str, dict[str, str]]],
              added: frozenset[str]) -> Comparison:
-    if before is not after:
-        snapshots.load(before)
-        snapshots.load(after)
     names = {fold(before.table.name), fold(after.table.name)}
     lineage = _trace(before.names, after.names, [pairs for table, pairs in renames if fold(table) in names])
     return Comparison(snapshots, before, after, lineage, added)

@@ -52,7 +52,7 @@ def progress(what: str, total: int | None = None, unit: str = "rows") -> Iterato
         def tell(more: int) -> None:
             nonlocal amount
             amount += more
-            if bar:
+            if bar is not None:
                 bar.update(more)
         yield tell
 

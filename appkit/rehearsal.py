@@ -56,8 +56,8 @@ def rehearse(app: Flask | None = None, to: str = "head", *, downgrade: bool = Tr
     Raises
     ------
     RehearsalError
-        When it cannot be made: no history, a target that is not ahead, another rehearsal running in this process, or
-        a migration that reaches for the real database (SourceTouchedError).
+        When it cannot be made: no history, a target that is not ahead, no room on the disk, another rehearsal running
+        in this process, or a migration that reaches for the real database (SourceTouchedError).
     UnsupportedDatabaseError
         When appkit does not know this kind of database.
     """
@@ -341,8 +341,6 @@ class _Run:
         if is_start:
             rows, values = self.database.count_values(connection, table)
             return Kept(table, rows=rows, values=values, read=partial(self.database.read_copy, self.start, table))
-        if not self.database.holds_rows(connection, table):
-            return Kept(table, values=[0] * len(table.columns), read=tuple)
         return self.snapshots.keep(table, self.database.read_copy(self.url, table))
 
     def _pairs(self, before: State, after: State, statements: list[Statement]) -> list[Pair]:

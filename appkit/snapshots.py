@@ -1,18 +1,20 @@
 """Every table's rows as they stood at a revision, kept in a DuckDB file."""
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from appkit.batches import ARROW, Batch, Parts, last_of_rising
+from appkit.batches import ARROW, Batch, Parts, join_batches, last_of_rising
 from appkit.databases import Table
 from appkit.large import LargeValues
 from appkit.progress import asked_progress, progress
 from appkit.values import KINDS, SEVERAL, UNION, Kept, as_union, shortened, stored
+
+_FEW, _LITTLE = 1000, 2**20  # rows, bytes: compared as they are, which takes less time than to keep them
 
 
 class Snapshots:
@@ -38,8 +40,14 @@ class Snapshots:
         self.large.close()
 
     def keep(self, table: Table, batches: Iterable[Batch]) -> Kept:
-        """Keep a table's rows."""
-        kept = Kept(table, read=lambda: batches)
+        """Keep a table's rows; a few stay as they are, until they are asked for."""
+        batches = iter(batches)
+        begun = list(islice(batches, 2))
+        if len(begun) < 2 and _is_little(begun):
+            few = join_batches(begun, len(table.columns))
+            values = [sum(len(part) - part.null_count for part in parts.values()) for parts in few.columns]
+            return Kept(table, rows=few.rows, values=values, few=few, read=lambda: begun)
+        kept = Kept(table, read=lambda: chain(begun, batches))
         self.load(kept)
         return kept
 
@@ -59,6 +67,7 @@ class Snapshots:
             self.connection.execute(f"DROP TABLE IF EXISTS {loaded.relation}")
             raise
         self._relations.add(loaded.relation)
+        loaded.few = kept.few
         vars(kept).update(vars(loaded))
 
     def _fill(self, kept: Kept, batches: Iterable[Batch], expected: int | None) -> None:
@@ -74,9 +83,10 @@ class Snapshots:
 
     @contextmanager
     def comparing(self, before: Kept, after: Kept) -> Iterator[None]:
-        """Have the rows of both kept, and show how far the comparison in the block is."""
-        self.load(before)
-        self.load(after)
+        """Have the rows of both kept, but for a few, and show how far the comparison in the block is."""
+        if before.few is None or after.few is None:
+            self.load(before)
+            self.load(after)
         rows = before.rows + after.rows
         with asked_progress(f"comparing {after.table.name}", rows, self.connection.query_progress):
             yield
@@ -151,6 +161,12 @@ class Snapshots:
         rows = self.connection.execute(f"SELECT {columns} FROM {kept.relation} ORDER BY ALL LIMIT {limit}").fetchall()
         return tuple(", ".join(f"{name}={shortened(value)}" for name, value in zip(kept.table.key, row))
                      for row in self.large.restore_rows(rows))
+
+
+def _is_little(batches: list[Batch]) -> bool:
+    rows = sum(batch.rows for batch in batches)
+    return rows <= _FEW and sum(part.nbytes for batch in batches for parts in batch.columns
+                                for part in parts.values()) <= _LITTLE
 
 
 def _widened(old: str, parts: Parts) -> str:

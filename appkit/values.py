@@ -28,6 +28,7 @@ class Kept:
     kinds: list[str] = field(default_factory=list)  # '', one of KINDS, or SEVERAL, per column; once the rows are kept
     last: int | None = None  # of the keys, where the key is one column of integers, each larger than the one before
     held: list[set[str]] = field(default_factory=list)  # the kinds that a column of SEVERAL holds, per column
+    few: Batch | None = None  # the rows themselves, where they are few
     read: Callable[[], Iterable[Batch]] | None = None  # where the rows are, as long as they are not kept
 
     def position(self, column: str) -> int:

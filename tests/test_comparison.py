@@ -91,3 +91,51 @@ def test_rows_that_differ_are_written_again_after_they_were_let_go(compare):
     assert comparison.row("SELECT count(*) FROM duckdb_tables() WHERE temporary") == (0,)
     comparison.release()
     assert count_ledger(comparison) == ledger and sample_changes(comparison, "x", "x") == [("id=1", "a", "A")]
+
+
+# ---- a few rows, which are compared before they are kept in DuckDB
+
+FEW = [
+    ([(1, "a", 1)], [(1, "a", 1)], True),
+    ([(1, "a", 1)], [(1, "a", 1.0)], False),
+    ([(1, "a", None)], [(1, "a", 1)], False),
+    ([(1, "a", 1), (2, "b", 2)], [(2, "b", 2), (1, "a", 1)], False),  # in another order: DuckDB says
+    ([(1, "a", 1)], [], False),
+    ([], [], True),
+]
+
+
+@pytest.fixture
+def snapshots(tmp_path: Path) -> Iterator[Snapshots]:
+    opened = Snapshots(tmp_path)
+    yield opened
+    opened.close()
+
+
+def keep_few(snapshots: Snapshots, rows: list[tuple], key: str) -> Kept:
+    table = Table("t", tuple(Column(name, "BLOB", True) for name in "abc"), tuple(key), (), ())
+    return snapshots.keep(table, [Batch(len(rows), [parts_of(values) for values in zip(*rows)])] if rows else [])
+
+
+@pytest.mark.parametrize("lineage", ["abc", "ac"])
+@pytest.mark.parametrize("key", ["a", ""], ids=["with a key", "without"])
+@pytest.mark.parametrize("before, after, alike", FEW)
+def test_a_few_rows_count_as_duckdb_counts_them(snapshots, before, after, alike, key, lineage):
+    found = []
+    for in_duckdb in (False, True):
+        sides = [keep_few(snapshots, rows, key) for rows in (before, after)]
+        for kept in sides if in_duckdb else ():
+            snapshots.load(kept)
+            kept.few = None
+        comparison = Comparison(snapshots, *sides, {name: name for name in lineage})
+        assert in_duckdb or lineage == "ac" or comparison.alike == alike
+        found.append((comparison.key, count_ledger(comparison), differences(comparison),
+                      lost_for_good(comparison, None) if key else None))
+    assert found[0] == found[1]
+
+
+def test_a_few_rows_that_are_alike_are_not_kept_in_duckdb(snapshots):
+    table = Table("t", (Column("a", "TEXT", True),), ("a",), (), ())
+    before, after = (snapshots.keep(table, iter([Batch(1, [parts_of(["x"])])])) for _ in range(2))
+    assert count_ledger(Comparison(snapshots, before, after, {"a": "a"})).whole
+    assert before.relation == after.relation == ""

@@ -32,6 +32,13 @@ def test_every_folder_of_the_top_level_is_in_the_map():
     assert all(f"({name})" in README for name in folders)
 
 
+def test_the_figures_are_those_that_were_measured():
+    section = README.split("## Large tables")[1].split("\n## ")[0]
+    measured = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    figures = re.findall(r"[\d,.]+ (?:s|MB|cores|GB)\b|\d{4}-\d\d-\d\d", section)
+    assert len(figures) > 10 and [figure for figure in figures if figure not in measured] == []
+
+
 def test_every_make_target_is_there():
     targets = re.findall(r"^make (\w+)", BLOCKS["sh"], re.MULTILINE)
     makefile = (ROOT / "Makefile").read_text()

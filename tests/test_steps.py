@@ -172,6 +172,9 @@ def test_a_terminal_is_shown_rows_and_rate(monkeypatch):
     with progress("keeping thing", 2000) as tell:
         tell(500)
         tell(1500)
+    with progress("keeping what was not counted") as tell:
+        tell(7)
+    assert "keeping what was not counted: " in terminal.text  # without a total
     with announce("running upgrade()"):
         pass
     with asked_progress("comparing thing", 5000, lambda: 50):

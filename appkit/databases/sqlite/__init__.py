@@ -12,15 +12,15 @@ from appkit.databases.sqlite.copies import (
     restore_copy, save_copy, size_of, storage_of, watch_writes)
 from appkit.databases.sqlite.guard import Guard
 from appkit.databases.sqlite.naming import quote
-from appkit.databases.sqlite.reading import count_values, holds_database, holds_rows, read_orphans, reading_only
+from appkit.databases.sqlite.reading import count_values, holds_database, read_orphans, reading_only
 from appkit.databases.sqlite.statements import find_drops, find_obstacle, find_renames, find_table_renames
 
 _LAZY = {"read_copy": "rows", "read_ordered": "rows", "read_rows": "rows", "understand": "meanings"}
 
 __all__ = ["DriverError", "Guard", "WATCHED", "back_up", "copy_database", "count_values", "empty_database",
            "file_behind", "file_of", "find_drops", "find_obstacle", "find_renames", "find_table_renames",
-           "hear_connections", "holds_database", "holds_rows", "is_connection", "place_of", "quote", "read_catalogue",
-           "read_copy", "read_ordered", "read_orphans", "read_rows", "read_structure", "read_tables", "reading_only",
+           "hear_connections", "holds_database", "is_connection", "place_of", "quote", "read_catalogue", "read_copy",
+           "read_ordered", "read_orphans", "read_rows", "read_structure", "read_tables", "reading_only",
            "restore_copy", "save_copy", "size_of", "storage_of", "understand", "watch_writes"]
 
 

@@ -49,11 +49,6 @@ def read_orphans(connection: Connection) -> Iterator[tuple[str, str]]:
             yield table, f"{count} rows point at no row of {parent}"
 
 
-def holds_rows(connection: Connection, table: Table) -> bool:
-    """Tell whether a table has any row."""
-    return bool(connection.exec_driver_sql(f"SELECT EXISTS (SELECT 1 FROM main.{quote(table.name)})").scalar_one())
-
-
 def count_values(connection: Connection, table: Table) -> tuple[int, list[int]]:
     """Count a table's rows, and in each column the values that are not NULL."""
     counts = [f"count({quote(column.name)})" for column in table.columns]
