@@ -58,7 +58,7 @@ class Comparison:
         self.snapshots.load(self.after)
 
     def _are_few_alike(self) -> bool:
-        """Say whether a few rows hold the same values of the same kinds, in the same order, in the columns that go on."""
+        """Say whether a few rows hold the same values, of the same kinds, in the same order, in columns that go on."""
         before, after = self.before.few, self.after.few
         if before is None or after is None or before.rows != after.rows or not self.pairs:
             return False
