@@ -204,7 +204,7 @@ def _ranges(connection: sqlite3.Connection, table: Table) -> _Ranges | None:
     name = f"main.{quote(table.name)}"
     if len(table.columns) > _WIDE or not can_run_aside():
         return None
-    if len(connection.execute(f"SELECT 1 FROM {name} LIMIT {_FEW}").fetchall()) < _FEW:
+    if connection.execute(f"SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT {_FEW})").fetchone()[0] < _FEW:
         return None
     taken = {fold(column.name) for column in table.columns}
     rowid = next((each for each in ("rowid", "_rowid_", "oid") if each not in taken), None)
