@@ -135,7 +135,8 @@ class Snapshots:
         asked = [(place, kind) for place, held in enumerate(kept.kinds) for kind in KINDS if held in (kind, SEVERAL)]
         columns = ", ".join(f"union_extract(c{place}, '{kind}')" if kept.kinds[place] == SEVERAL else f"c{place}"
                             for place, kind in asked)
-        found = self.connection.cursor().sql(f"SELECT {columns or 'NULL'} FROM {kept.relation} ORDER BY {order}")
+        cursor = self.connection.cursor()  # held as long as the rows are read: DuckDB 1 does not
+        found = cursor.sql(f"SELECT {columns or 'NULL'} FROM {kept.relation} ORDER BY {order}")
         as_arrow = found.to_arrow_reader if hasattr(found, "to_arrow_reader") else found.fetch_arrow_reader
         for arrived in as_arrow(65_536):
             parts: list[Parts] = [{} for _ in kept.names]
