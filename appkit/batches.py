@@ -51,6 +51,11 @@ def _tagged(value: Any) -> tuple[str, Any]:
     return kind, value
 
 
+def count_of(parts: Parts) -> int:
+    """Count a column's values that are not NULL."""
+    return sum(len(part) - part.null_count for part in parts.values())
+
+
 def values_of(parts: Parts, rows: int) -> list[Any]:
     """Give a column's values as Python has them; texts that are no UTF-8 as bytes."""
     lists = [part if kind == "o" else part.to_pylist() for kind, part in parts.items()]

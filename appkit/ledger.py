@@ -69,12 +69,12 @@ def _keyed(comparison: Comparison) -> TableLedger:
 
 
 def _counts(comparison: Comparison, conditions: list[str]) -> list[int]:
-    name, found = "" if comparison.alike else comparison.differing, []
-    if comparison.alike:  # known before, or now
+    if comparison.alike:
         return [0] * len(conditions)
+    found: list[int] = []
     counts = [f"count(*) FILTER (WHERE {condition})" for condition in conditions]
     for start in range(0, len(counts), 3 * TOGETHER):
-        found += comparison.row(f"SELECT {', '.join(counts[start:start + 3 * TOGETHER])} FROM {name}")
+        found += comparison.row(f"SELECT {', '.join(counts[start:start + 3 * TOGETHER])} FROM {comparison.differing}")
     return found
 
 

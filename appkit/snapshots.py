@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from appkit.batches import ARROW, Batch, Parts, join_batches, last_of_rising
+from appkit.batches import ARROW, Batch, Parts, count_of, join_batches, last_of_rising
 from appkit.databases import Table
 from appkit.large import LargeValues
 from appkit.progress import asked_progress, progress
@@ -45,7 +45,7 @@ class Snapshots:
         begun = list(islice(batches, 2))
         if len(begun) < 2 and _is_little(begun):
             few = join_batches(begun, len(table.columns))
-            values = [sum(len(part) - part.null_count for part in parts.values()) for parts in few.columns]
+            values = list(map(count_of, few.columns))
             return Kept(table, rows=few.rows, values=values, few=few, read=lambda: begun)
         kept = Kept(table, read=lambda: chain(begun, batches))
         self.load(kept)
@@ -103,7 +103,7 @@ class Snapshots:
             kept.last = last_of_rising(batch.columns[kept.position(kept.table.key[0])], kept.last)
         for place, parts in enumerate(batch.columns):
             kept.held[place].update(parts)
-            kept.values[place] += sum(len(part) - part.null_count for part in parts.values())
+            kept.values[place] += count_of(parts)
             arrays += [self.large.put(kind, part) for kind, part in parts.items()]
             names += [f"c{place}_{kind}" for kind in parts]
             expressions.append(stored(place, parts, kept.kinds[place]))

@@ -105,13 +105,6 @@ FEW = [
 ]
 
 
-@pytest.fixture
-def snapshots(tmp_path: Path) -> Iterator[Snapshots]:
-    opened = Snapshots(tmp_path)
-    yield opened
-    opened.close()
-
-
 def keep_few(snapshots: Snapshots, rows: list[tuple], key: str) -> Kept:
     table = Table("t", tuple(Column(name, "BLOB", True) for name in "abc"), tuple(key), (), ())
     return snapshots.keep(table, [Batch(len(rows), [parts_of(values) for values in zip(*rows)])] if rows else [])

@@ -1,7 +1,6 @@
 """Large values: kept once, compared by their stand-ins, given back whole, within little memory."""
 import stat
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,13 +17,6 @@ from apps import IGNORED, make_app, write_revision
 
 LIMITS = [3997, 3998, 3999, 4000, 4001, 4002, 4003, 4064, 4065, 4066, 4096, 100_000]
 INVALID = "a\udcff" * 3000  # as the reader gives text whose bytes are no UTF-8
-
-
-@pytest.fixture
-def snapshots(tmp_path: Path) -> Iterator[Snapshots]:
-    opened = Snapshots(tmp_path)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

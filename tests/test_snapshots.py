@@ -1,7 +1,6 @@
 """Rows kept and compared: every kind of value comes back as it was, and the ledger counts what became of it."""
 import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -17,13 +16,6 @@ from appkit.values import Kept
 KINDS = [None, 0, 1, -1, 2**53, 2**53 + 1, 2**63 - 1, -2**63, 1.0, -0.0, 0.1, 1e300, float("inf"), float("-inf"), "",
          "1", "1.0", "a\0b", "größe", "𝄞", "<b>&'\"", b"", b"1", b"\xff", b"a\0b"]
 INVALID = "a\udcff"  # as the reader gives text whose bytes are no UTF-8
-
-
-@pytest.fixture
-def snapshots(tmp_path: Path) -> Iterator[Snapshots]:
-    opened = Snapshots(tmp_path)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

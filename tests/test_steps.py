@@ -3,6 +3,7 @@ import shutil
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -37,6 +38,11 @@ def write_history(app: Flask, bodies: list[str]) -> None:
         write_revision(app, f"{number}", body, follows=f"{number - 1}" if number > 1 else None)
 
 
+def end_env_py(folder: Path, text: str) -> None:
+    env = folder / "migrations" / "env.py"
+    env.write_text(env.read_text() + text)
+
+
 def seen(rehearsal: appkit.Rehearsal) -> list[pd.DataFrame]:
     return [getattr(rehearsal, name) for name in COMPARED] + [rehearsal.statements.drop(columns="seconds")]
 
@@ -59,8 +65,7 @@ def test_env_py_runs_once_for_all_revisions(tmp_path):
     app = make_app(tmp_path, SETUP)
     write_history(app, ["pass"] * 20)
     app.config["RUNS"] = runs = []
-    env = tmp_path / "migrations" / "env.py"
-    env.write_text(env.read_text() + "\ncurrent_app.config['RUNS'].append(1)\n")
+    end_env_py(tmp_path, "\ncurrent_app.config['RUNS'].append(1)\n")
     assert appkit.rehearse(app, downgrade=False).safe
     assert len(runs) < 5
 
@@ -81,8 +86,7 @@ def test_what_is_committed_only_in_the_end_is_seen_all_the_same(tmp_path):
 
 def test_an_env_py_that_fails_after_the_last_revision_fails_it(tmp_path):
     app = make_app(tmp_path, SETUP)
-    env = tmp_path / "migrations" / "env.py"
-    env.write_text(env.read_text() + """
+    end_env_py(tmp_path, """
 with get_engine().connect() as connection:
     if connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE sql LIKE '%more%'").first():
         raise RuntimeError("after all")
@@ -95,8 +99,7 @@ with get_engine().connect() as connection:
 
 def test_what_env_py_does_after_the_last_revision_is_seen(tmp_path):
     app = make_app(tmp_path, SETUP)
-    env = tmp_path / "migrations" / "env.py"
-    env.write_text(env.read_text() + """
+    end_env_py(tmp_path, """
 with get_engine().begin() as connection:
     if connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE sql LIKE '%more%'").first():
         connection.exec_driver_sql("DELETE FROM thing WHERE id = 2")

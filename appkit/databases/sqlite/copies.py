@@ -78,14 +78,14 @@ def copy_database(engine: Engine, folder: Path) -> URL:
 
 
 def _copy(engine: Engine, target: sqlite3.Connection) -> None:
-    source = place_of(engine)
-    with progress("copying the database", size_of(engine), "B") as tell:
+    source, size = place_of(engine), size_of(engine)
+    with progress("copying the database", size, "B") as tell:
         if source is None:
             with closing(engine.raw_connection()) as pooled:
-                _back_up(pooled.driver_connection, target, tell, size_of(engine))
+                _back_up(pooled.driver_connection, target, tell, size)
         elif os.path.exists(source):
             with closing(open_readonly(source)) as connection:
-                _back_up(connection, target, tell, size_of(engine))
+                _back_up(connection, target, tell, size)
 
 
 def _back_up(source: sqlite3.Connection, target: sqlite3.Connection, tell: Callable[[int], object], size: int) -> None:

@@ -29,6 +29,7 @@ from appkit.databases.sqlite.naming import quote
 _ROWS = 65_536  # of a range, about
 _BYTES = 64 * 2**20  # of a batch, about, where the file is larger than that
 _FEW = 20_000  # rows that Python's driver has read before ADBC has begun
+_FETCHED = 20_000  # rows at once, at most, by Python's driver
 _WIDE = 200  # columns; SQLite's limits on expressions and results would need watching beyond
 _STORED = {"i": "integer", "r": "real", "t": "text", "b": "blob"}
 _EXPECTED = {"integer": "i", "boolean": "i", "real": "r", "decimal": "ir", "bytes": "b"}  # any other: texts
@@ -43,7 +44,7 @@ class Unreadable(Exception):
 
 # ---- Python's driver
 
-def fetch_batches(cursor: Any, size: int = 20_000) -> Iterator[Batch]:
+def fetch_batches(cursor: Any) -> Iterator[Batch]:
     """Give the rows of a driver's cursor in batches, smaller ones where rows are large."""
     rows: list[tuple] = []
     for row in cursor:
@@ -53,7 +54,7 @@ def fetch_batches(cursor: Any, size: int = 20_000) -> Iterator[Batch]:
     while rows:
         yield Batch(len(rows), [parts_of(values) for values in zip(*rows)])
         some = rows[:100]
-        rows = cursor.fetchmany(max(1, min(size, 10 * len(rows), _BYTES * len(some) // (_bytes_of(some) + 1))))
+        rows = cursor.fetchmany(max(1, min(_FETCHED, 10 * len(rows), _BYTES * len(some) // (_bytes_of(some) + 1))))
 
 
 def _bytes_of(rows: list[tuple]) -> int:
