@@ -96,11 +96,12 @@ def can_run_aside() -> bool:
     """
     if not hasattr(ctypes.CDLL(None), "unshare"):
         return False
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.TemporaryFile() as file:  # without a name: a killed process leaves nothing
         fcntl.lockf(file, fcntl.LOCK_EX)
+        path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
         def take(give: Callable[[bool], None]) -> None:
-            second = os.open(file.name, os.O_RDWR)
+            second = os.open(path, os.O_RDWR)
             try:
                 fcntl.lockf(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 give(True)
