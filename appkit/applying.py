@@ -21,8 +21,11 @@ class Applied:
     backup: Path | None  # the database as it was; None where it is in memory
 
     def __repr__(self) -> str:
-        kept = f"as it was: {self.backup.name}, beside the database" if self.backup else "no backup: it is in memory"
-        return f"Applied({self.revision}; {kept})"
+        if self.backup is None:
+            return f"Applied({self.revision}; no backup: it is in memory)"
+        is_dump = self.backup.suffix in (".dump", ".sql")
+        place = "in the app's instance folder" if is_dump else "beside the database"
+        return f"Applied({self.revision}; as it was: {self.backup.name}, {place})"
 
 
 def apply(record: Record, *, blocked: list[str]) -> Applied:
@@ -46,7 +49,7 @@ def apply(record: Record, *, blocked: list[str]) -> Applied:
     engine = engine_of(record.app)
     if not record.pending:
         return Applied(",".join(record.start) or "base", None)
-    backup = database_of(engine).back_up(engine, ",".join(record.start) or "base")
+    backup = database_of(engine).back_up(engine, ",".join(record.start) or "base", Path(record.app.instance_path))
     told = f" The database as it was is in {backup}." if backup else ""
     try:
         with record.app.app_context():

@@ -1,13 +1,17 @@
 """Some rows of a table as Arrow arrays, every value by its kind: readers give them, frames and snapshots take them.
 
-The kinds: i integers, r reals, t texts, b bytes, x texts that are no UTF-8, as bytes; o any others, as Python objects.
+The kinds: i integers, r reals, t texts, b bytes, x texts that are no UTF-8, as bytes; f booleans, n exact decimals as
+texts without needless zeros, d dates, m timestamps, z timestamps with a zone, as instants; o any others, as Python
+objects.
 """
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-ARROW = {"i": pa.int64(), "r": pa.float64(), "t": pa.string(), "b": pa.binary(), "x": pa.binary()}
+ARROW = {"i": pa.int64(), "r": pa.float64(), "t": pa.string(), "b": pa.binary(), "x": pa.binary(),
+         "f": pa.bool_(), "n": pa.string(), "d": pa.date32(), "m": pa.timestamp("us"), "z": pa.timestamp("us", "UTC")}
 _KIND_OF = {int: "i", float: "r", str: "t", bytes: "b", bool: "i"}
 
 # A column's values by kind, NULL where a value is of another: Arrow arrays, but for o, which is a list.
@@ -58,10 +62,15 @@ def count_of(parts: Parts) -> int:
 
 def values_of(parts: Parts, rows: int) -> list[Any]:
     """Give a column's values as Python has them; texts that are no UTF-8 as bytes."""
-    lists = [part if kind == "o" else part.to_pylist() for kind, part in parts.items()]
+    lists = [_values(kind, part) for kind, part in parts.items()]
     if len(lists) < 2:
         return lists[0] if lists else [None] * rows
     return [next((value for value in row if value is not None), None) for row in zip(*lists)]
+
+
+def _values(kind: str, part: Any) -> list[Any]:
+    values = part if kind == "o" else part.to_pylist()
+    return [None if value is None else Decimal(value) for value in values] if kind == "n" else values
 
 
 def join_batches(batches: Sequence[Batch], width: int) -> Batch:

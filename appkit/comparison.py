@@ -3,6 +3,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import count
 
+import duckdb
+
 from appkit.snapshots import Snapshots
 from appkit.values import Kept, as_union, canonical, same_value
 
@@ -12,8 +14,9 @@ TOGETHER = 40  # columns counted by one statement: DuckDB takes much longer over
 
 KEPT, CHANGED, LOST, FILLED = range(4)  # what became of a value, in the table of rows that differ
 
-
-_SLICE = 262_144  # rows of a slice; a slice of both tables is joined in little memory
+# MB of memory, and rows of a slice: the next where DuckDB cannot do with one, for rows may be long. What goes through
+# the rows in their order takes the same time with little memory; other joins begin with the second.
+_WAYS = ((100, 262_144), (512, 32_768), (512, 8_192), (2048, 8_192))
 
 
 def _between(place: int, low: int | None, high: int | None) -> str:
@@ -43,10 +46,12 @@ class Comparison:
         self.carried: list[tuple[int, int]] = []
         self.aligned = False  # whether a row stands at the same place before and after
         self.rising = False  # whether the key is of integers, and the rows are in its order before and after
+        self.still: frozenset[tuple[int, int]] = frozenset()  # pairs that hold the same values in the same order
         self.alike = False  # whether it is known that no row differs, in the columns that go on
         self.key: list[tuple[int, int]] = []
         if before is not after:
-            self.alike = self._are_few_alike()
+            self.still = self._find_still()
+            self.alike = bool(self.pairs) and self.still.issuperset(self.pairs)
             if not self.alike:
                 self.load()
             self.key = self._find_key()
@@ -57,13 +62,19 @@ class Comparison:
         self.snapshots.load(self.before)
         self.snapshots.load(self.after)
 
-    def _are_few_alike(self) -> bool:
-        """Say whether a few rows hold the same values, of the same kinds, in the same order, in columns that go on."""
+    def _find_still(self) -> frozenset[tuple[int, int]]:
+        """Find the columns of a few rows that hold the same values, of the same kinds, in the same order."""
         before, after = self.before.few, self.after.few
-        if before is None or after is None or before.rows != after.rows or not self.pairs:
-            return False
-        both = [(before.columns[b], after.columns[a]) for b, a in self.pairs]
-        return all(old.keys() == new.keys() and all(old[kind].equals(new[kind]) for kind in old) for old, new in both)
+        if before is None or after is None or before.rows != after.rows:
+            return frozenset()
+        both = {(b, a): (before.columns[b], after.columns[a]) for b, a in self.pairs}
+        return frozenset(pair for pair, (old, new) in both.items()
+                         if old.keys() == new.keys() and all(old[kind].equals(new[kind]) for kind in old))
+
+    @property
+    def moved(self) -> list[tuple[int, int]]:
+        """The columns that go on and may hold another value in a row that is there before and after."""
+        return [pair for pair in self.pairs if not (self.aligned and pair in self.still)]
 
     def _find_key(self) -> list[tuple[int, int]]:
         """Find the columns that tell a row at both revisions: pairs of places, empty when there are none."""
@@ -121,7 +132,7 @@ class Comparison:
         """Say whether the two tables hold the same values of some columns in the same order."""
         if self.before.rows != self.after.rows:
             return False
-        if self.alike and set(columns) <= set(self.pairs):
+        if self.still.issuperset(columns):
             return True
         differ = " OR ".join(f"NOT coalesce({self._same_key(*pair)}, false)" for pair in columns)
         return not self._any(f"{self._side_by_side()} WHERE {differ}")
@@ -218,31 +229,50 @@ class Comparison:
         not; f0 …, what became of its value in each column before.
         """
         self.load()
-        fates = [f"{self._fate(b, a)} AS f{b}" for b, a in self.pairs]
+        fates = [f"{self._fate(b, a)} AS f{b}" for b, a in self.moved]
         fates += [f"CASE WHEN b.c{b} IS NOT NULL AND a.rowid IS NULL THEN {LOST} ELSE {KEPT} END::TINYINT AS f{b}"
                   for b, _ in self.carried]
         fates += [f"CASE WHEN b.c{b} IS NOT NULL THEN {LOST} ELSE {KEPT} END::TINYINT AS f{b}" for b in self.gone()]
-        differ = " OR ".join(["a.rowid IS NULL", "b.rowid IS NULL", *(self.differs(b, a) for b, a in self.pairs)])
+        differ = " OR ".join(["a.rowid IS NULL", "b.rowid IS NULL", *(self.differs(b, a) for b, a in self.moved)])
         name = f"differing{next(_numbers)}"
+        places = "".join(f", f{b} TINYINT DEFAULT {KEPT}" for b in range(len(self.before.names)))
+        self.connection.execute(f"CREATE TEMP TABLE {name} (b BIGINT, a BIGINT{places})")
         told = ", ".join(["b.rowid AS b", "a.rowid AS a", *fates])
-        first, *others = self._sources()
-        rows = self.row(f"CREATE TEMP TABLE {name} AS SELECT {told} FROM {first} WHERE {differ}")[0]
-        for source in others:
-            rows += self.row(f"INSERT INTO {name} SELECT {told} FROM {source} WHERE {differ}")[0]
-        self.alike = rows == 0
+        self.alike = self._insert(f"INSERT INTO {name} BY NAME SELECT {told} FROM ", f" WHERE {differ}") == 0
         return name
 
-    def _sources(self) -> list[str]:
-        """Give the SQL that joins the rows: in slices that DuckDB finds without a search, where they are in order."""
-        if self.aligned or not (self.rising and self.key):
-            return [self.joined()]
+    def _insert(self, start: str, end: str) -> int:
+        """Insert what a statement selects from the joined rows, slice by slice where it can be; give how many rows."""
+        sliced, found, done = self.rising and bool(self.key) and not self.aligned, 0, 0
+        ways = iter(_WAYS if (sliced or self.aligned) and not self.before.few else _WAYS[1:])
+        memory, size = next(ways)
+        while True:
+            source = self._slice(done, size) if sliced else self.joined()
+            try:
+                with self.snapshots.limited(memory):
+                    found += self.row(start + source + end)[0]
+            except duckdb.OutOfMemoryException:
+                if (way := next(ways, None)) is None:
+                    raise
+                memory, size = way
+                continue
+            done += size
+            if not sliced or done >= self.before.rows:
+                return found
+            self.snapshots.percent = 100 * done / self.before.rows
+
+    def _slice(self, start: int, size: int) -> str:
+        """Give the SQL that joins some of the rows: DuckDB finds them without a search, for they are in order."""
         (b, a), = self.key
-        ends = self.connection.execute(f"SELECT c{b} FROM {self.before.relation} WHERE rowid > 0 AND "
-                                       f"rowid % {_SLICE} = 0 ORDER BY rowid").fetchall()
-        bounds = [None, *(end for end, in ends), None]
-        return [f"(SELECT *, rowid FROM {self.before.relation} WHERE {_between(b, low, high)}) b FULL OUTER JOIN "
-                f"(SELECT *, rowid FROM {self.after.relation} WHERE {_between(a, low, high)}) a ON b.c{b} = a.c{a}"
-                for low, high in zip(bounds, bounds[1:])]
+        low, high = (self._key_at(b, place) for place in (start, start + size))
+        return (f"(SELECT *, rowid FROM {self.before.relation} WHERE {_between(b, low, high)}) b FULL OUTER JOIN "
+                f"(SELECT *, rowid FROM {self.after.relation} WHERE {_between(a, low, high)}) a ON b.c{b} = a.c{a}")
+
+    def _key_at(self, b: int, place: int) -> int | None:
+        """Give the key of the row at a place, which bounds a slice; None before the first and after the last."""
+        if not 0 < place < self.before.rows:
+            return None
+        return self.row(f"SELECT c{b} FROM {self.before.relation} WHERE rowid = {place}")[0]
 
     def release(self) -> None:
         """Let the table of rows that differ go; it is written again when it is asked for again."""

@@ -54,6 +54,8 @@ def _first(comparison: Comparison, source: str, limit: int) -> list[tuple[str, i
 
 
 def _value(comparison: Comparison, kept: Kept, place: int, row: int) -> Any:
+    if kept.few:
+        return kept.few.values(place)[row]
     return comparison.large.restore(comparison.row(f"SELECT c{place} FROM {kept.relation} WHERE rowid = {row}")[0])
 
 
@@ -111,14 +113,16 @@ def _values_lost(sides: dict[str, Comparison], both: str, gone: str) -> dict[str
     before = sides["up"].before
     dropped = {name: set(side.gone()) for name, side in sides.items()}
     wanted = []
-    for b, values in enumerate(before.values):
+    places = [b for b in range(len(before.names))
+              if not any(b == old for side in sides.values() for old, _ in set(side.pairs) - set(side.moved))]
+    for b in places:
         lost = [f"{name}.f{b} IN ({CHANGED}, {LOST})" for name in sides if b not in dropped[name]]
         wanted.append(f"count(*) FILTER (WHERE {' AND '.join(lost)} AND NOT ({gone}))" if lost else
-                      f"{values} - count(*) FILTER (WHERE {gone} AND up.f{b} = {LOST})")
+                      f"{before.values[b]} - count(*) FILTER (WHERE {gone} AND up.f{b} = {LOST})")
     found: list[int] = []
     for start in range(0, len(wanted), TOGETHER):
         found += sides["up"].row(f"SELECT {', '.join(wanted[start:start + TOGETHER])} FROM {both}")
-    return {name: count for name, count in zip(before.names, found) if count}
+    return {before.names[b]: count for b, count in zip(places, found) if count}
 
 
 def _key_value(comparison: Comparison, b: int, a: int) -> str:

@@ -4,7 +4,8 @@ AppkitError
 ├── UnknownTableError (LookupError)       a table that the database does not have
 ├── UnsupportedDatabaseError              a database that no file in databases/ speaks for
 ├── MigrationError (RuntimeError)         a migration command that must not, or cannot, go on
-│   └── OrphanedRowsError                 a migration that leaves rows pointing at nothing
+│   ├── OrphanedRowsError                 a migration that leaves rows pointing at nothing
+│   └── BlockedError                      a lock that somebody else holds, and who that is
 └── RehearsalError (RuntimeError)         a rehearsal that could not be made
     ├── SourceTouchedError                something reached for the real database during a rehearsal
     └── ApplyError                        what was rehearsed is not what would be applied now
@@ -32,6 +33,10 @@ class MigrationError(AppkitError, RuntimeError):
 
 class OrphanedRowsError(MigrationError):
     """A migration would leave rows whose foreign key points at nothing."""
+
+
+class BlockedError(MigrationError):
+    """Somebody else holds a lock that a migration needs; the message says who."""
 
 
 class RehearsalError(AppkitError, RuntimeError):

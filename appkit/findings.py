@@ -2,23 +2,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appkit import wording
 from appkit.comparison import Comparison
-from appkit.databases import Entry, fold
+from appkit.databases import Entry, Statement, fold
 from appkit.differences import filled_with, lost_for_good, sample_changes, sample_of
 from appkit.ledger import TableLedger
 from appkit.objects import Announced, find_lost_objects
+from appkit.outage import Wait, find_scans, find_waits
 from appkit.schema import Difference
 from appkit.script import Script
 from appkit.values import shortened
-from appkit.watching import Statement
 
 COLUMNS = ["revision", "severity", "finding", "where", "evidence", "effect", "advice"]
 UNSAFE = ("loss", "outage", "failure")
+_ENOUGH = 1000  # rows, for a rate to mean something
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,15 @@ class Step:
     left_behind: str = ""  # what a failed revision left changed
     not_reached: tuple[str, ...] = ()
     trip: RoundTrip | None = None
+    began: float = 0.0  # in seconds of time.perf_counter
+    patience: float = 1.0  # seconds that the app's users may wait
+    advise: Callable[[str], str] = str  # how to do what a statement does without stopping the app
 
 
 def judge(step: Step) -> list[Finding]:
     """Give the findings of one revision, the gravest first; those accepted in its file as warnings."""
-    found = [*_failures(step), *_losses(step), *_objects(step), *_inventions(step), *_reversal(step)]
+    found = [*_failures(step), *_losses(step), *_outages(step), *_objects(step), *_inventions(step),
+             *_invalid(step), *_reversal(step)]
     order = {severity: place for place, severity in enumerate((*UNSAFE, "warning"))}
     return sorted((_accepted(finding, step.script) for finding in found), key=lambda finding: order[finding.severity])
 
@@ -275,6 +280,50 @@ def _not_undone(step: Step) -> str:
     if step.trip.refused:
         return ", and the downgrade does not run"
     return ", and the downgrade does not bring them back"
+
+
+# ---- who waits
+
+def _outages(step: Step) -> Iterator[Finding]:
+    if step.failure:
+        return
+    rows = {pair.before: pair.ledger.before for pair in step.pairs if pair.before}
+    for wait in find_waits(step.statements, rows):
+        if wait.seconds <= step.patience:
+            continue
+        rate = f", {wait.rows / wait.seconds:,.0f} rows/s; {_straight(wait)}" if wait.rows >= _ENOUGH else ""
+        name = "readers-wait" if "readers" in wait.who else "writers-wait"
+        yield Finding(step.revision, "outage", name, wait.table,
+                      f"{wait.who} wait {wait.seconds:.1f} s at {_rows(wait.rows)}{rate}; "
+                      f"from: {_short(wait.statement)}",
+                      wording.WAITS.format(who=wait.who, patience=step.patience), step.advise(wait.statement))
+    for statement in step.statements:
+        for table in sorted(statement.rewritten & {name for name, count in rows.items() if count}):
+            if statement.locks is not None:  # where locks are seen: where a file is copied anyway, it says nothing
+                yield Finding(step.revision, "warning", "table-rewritten", table,
+                              f"{_rows(rows[table])} written anew by: {_short(statement.text)}", wording.REWRITTEN,
+                              step.advise(statement.text))
+    for table, text, read in find_scans(step.statements):
+        if rows.get(table):
+            yield Finding(step.revision, "warning", "full-scan-under-lock", table,
+                          f"{_rows(read)} read by: {_short(text)}", wording.SCANNED, step.advise(text))
+
+
+def _straight(wait: Wait) -> str:
+    """Give the estimate for ten times the rows."""
+    return f"about {wait.estimate(10 * wait.rows):,.0f} s at {10 * wait.rows:,} rows, if time grows with them"
+
+
+def _invalid(step: Step) -> Iterator[Finding]:
+    """Tell of indexes that are there and not used: new ones, and those that the revision takes for good."""
+    changed = {(row.table, row.name) for row in step.schema if row.change != "removed"}
+    texts = " ".join(statement.text for statement in step.statements)
+    for table, entries in step.catalogue.items():
+        for entry in entries:
+            if entry.kind == "index" and entry.definition.endswith(" INVALID") and (
+                    (table, entry.name) in changed or entry.name in texts):
+                yield Finding(step.revision, "failure", "index-invalid", f"{table}.{entry.name}",
+                              f"index {entry.name}: {entry.definition}", *wording.INVALID_INDEX)
 
 
 # ---- what disappears beside rows

@@ -56,12 +56,13 @@ def _keyed(comparison: Comparison) -> TableLedger:
     """Count the rows and values that differ; what is kept is the rest."""
     before, after = comparison.before, comparison.after
     wanted = ["a IS NOT NULL AND b IS NOT NULL", "a IS NULL", "b IS NULL"]
-    for b, _ in comparison.pairs:
+    for b, _ in comparison.moved:
         wanted += [f"f{b} = {CHANGED}", f"f{b} = {LOST}", f"f{b} = {FILLED} AND b IS NOT NULL"]
     changed, lost, added, *counts = _counts(comparison, wanted)
+    moved = {pair: counts[3 * place:3 * place + 3] for place, pair in enumerate(comparison.moved)}
     found: list[int] = []
-    for place, (b, a) in enumerate(comparison.pairs):
-        other, gone, invented = counts[3 * place:3 * place + 3]
+    for b, a in comparison.pairs:
+        other, gone, invented = moved.get((b, a), (0, 0, 0))
         kept = before.values[b] - other - gone
         found += [kept, other, gone, after.values[a] - kept - other, invented]
     return TableLedger(before.rows, after.rows, before.rows - changed - lost, changed, lost, added,

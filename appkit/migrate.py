@@ -4,7 +4,8 @@ Nothing of flask_migrate, Alembic or env.py is replaced. Every command begins wi
 hangs on the Config made there, and is found again by events of SQLAlchemy on the connection that Alembic migrates.
 """
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,13 +26,19 @@ from appkit.review import Review
 
 _KEY = "appkit.migrate"
 _HOOK = "process_revision_directives"
+LOCK_TIMEOUT = "APPKIT_LOCK_TIMEOUT"  # in an app's config: seconds that a migration waits for a lock; 5, 0 for no limit
 
 
 class Migrate(flask_migrate.Migrate):
     """Set up migrations as flask_migrate.Migrate does, with the same arguments.
 
+    On PostgreSQL and MariaDB a migration waits for a lock for `APPKIT_LOCK_TIMEOUT` seconds (of the app's config; 5
+    where it is left out, 0 for no limit), not for ever; a revision that was rolled back for it is tried again.
+
     Raises
     ------
+    BlockedError
+        In a command, when a lock was not to be had; it names who holds it.
     OrphanedRowsError
         In a command, when a migration on SQLite would leave rows whose foreign key points at nothing.
     MigrationError
@@ -170,10 +177,32 @@ def _before_statement(connection: Connection, _cursor: Any, statement: str, *_: 
         migration.opts[_HOOK] = Review(command.barren, hook)
     migrating = connection.info.get(_KEY)
     if migrating is None or migrating.command is not command:
-        guard = guard_of(connection, _engines())
+        timeout = float(current_app.config.get(LOCK_TIMEOUT, 5.0)) if has_app_context() else 0.0
+        guard = guard_of(connection, _engines(), timeout)
         connection.info[_KEY] = migrating = _Migrating(command, guard)
+        if guard is not None:
+            _let_retry()
     if migrating.guard is not None:
         migrating.guard.before(connection, statement)
+
+
+def _let_retry() -> None:
+    """Have the functions of the revisions run by the guard of their connection, which may begin them again."""
+    for revision in context.script.walk_revisions():
+        for name in ("upgrade", "downgrade"):
+            function = getattr(revision.module, name, None)
+            if function is not None and not getattr(function, "by_appkit", False):
+                setattr(revision.module, name, _by_guard(function))
+
+
+def _by_guard(migrate: Callable[..., None]) -> Callable[..., None]:
+    @wraps(migrate)
+    def run(*arguments: Any, **options: Any) -> None:
+        guard = None if context.is_offline_mode() else _guard_of(context.get_context().connection)
+        return guard.run(migrate, *arguments, **options) if guard else migrate(*arguments, **options)
+
+    run.by_appkit = True
+    return run
 
 
 def _engines() -> Iterable[Engine]:
@@ -202,6 +231,9 @@ def _on_error(error: ExceptionContext) -> None:
     # No connection came to be, so none will be given back.
     if error.connection is None and command is not None and command.line is None:
         command.finish()
+    guard = _guard_of(error.connection) if error.connection is not None else None
+    if guard and (blocked := guard.explain(error.original_exception, error.statement or "")):
+        raise blocked from error.original_exception
 
 
 def _on_checkin(dbapi_connection: Any, record: Any) -> None:

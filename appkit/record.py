@@ -33,5 +33,6 @@ class Record:
     to: str
     files: dict[str, str]
     downgrade: bool
+    notes: tuple[str, ...]  # what of the source the copy did not have
     unused: tuple[str, ...]  # what revision files accept that was not found
     work: tuple[Work, ...]

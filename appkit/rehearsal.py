@@ -4,19 +4,20 @@ from __future__ import annotations
 import shutil
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 from flask import Flask
-from sqlalchemy import Connection, Engine, MetaData, create_engine
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from appkit.databases import Table, app_of, database_of, engine_of, fold
+from appkit.databases import Statement, Table, app_of, database_of, engine_of, fold, with_driver
 from appkit.drift import find_drift
 from appkit.errors import AppkitError, RehearsalError, SourceTouchedError, reason_of
 from appkit.findings import Failure, Pair, RoundTrip, Step, find_unused, judge
@@ -29,16 +30,13 @@ from appkit.schema import Difference, find_differences
 from appkit.snapshots import Snapshots
 from appkit.standin import StandIn, keep_loggers, no_bytecode
 from appkit.values import Kept
-from appkit.watching import Statement, Watch
-
-# What a rehearsal takes on the disk, at most, in sizes of the database: the copy, and the start as it was; while a
-# table is made anew, that table twice and the journal; the rows before and after; with the downgrade, all that again.
-_ROOM, _ROOM_WITH_DOWNGRADE = 6, 11
+from appkit.watching import Watch
 
 _one_at_a_time = threading.Lock()  # Alembic's context is global to the process
 
 
-def rehearse(app: Flask | None = None, to: str = "head", *, downgrade: bool = True) -> Rehearsal:
+def rehearse(app: Flask | None = None, to: str = "head", *, downgrade: bool = True, on: str | URL | None = None,
+             in_place: bool = False, copy_to: str | URL | None = None, patience: float = 1.0) -> Rehearsal:
     """Run the pending revisions on a private copy of an app's database, with all its rows, and say what they did.
 
     The database itself is only read; a connection to it, opened while the revisions run, is refused.
@@ -52,6 +50,16 @@ def rehearse(app: Flask | None = None, to: str = "head", *, downgrade: bool = Tr
     downgrade
         Whether to take each revision back and apply it again, on a copy of the copy. Without it, a value that changed
         counts as lost: that it comes back was not seen.
+    on
+        The URL of a branch, a replica or a restored backup, of the same kind: it is copied in the place of the app's
+        own database.
+    in_place
+        Rehearse right in the database at `on`, which is changed by it, and not on a copy of it.
+    copy_to
+        The URL of a server to make the copy on; left out, the one that is copied from.
+    patience
+        For how many seconds the app's users may wait for a table: a lock held longer is an outage. Where it is not
+        seen who waits (SQLite), it says nothing.
 
     Raises
     ------
@@ -68,17 +76,33 @@ def rehearse(app: Flask | None = None, to: str = "head", *, downgrade: bool = Tr
     try:
         with keep_loggers(), no_bytecode(), warnings.catch_warnings(), ExitStack() as stack, ExitStack() as unfinished:
             warnings.simplefilter("ignore")  # what they warn of is observed here, and a filter must not make it fail
-            rehearsal = _run(app, to, downgrade, stack, unfinished)
+            asked = _Asked(app, downgrade, *map(_url, (on, copy_to)), in_place, patience)
+            rehearsal = _run(asked, to, stack, unfinished)
             unfinished.pop_all()  # the rows that were kept go with the result, and at once where there is none
             return rehearsal
     finally:
         _one_at_a_time.release()
 
 
-def _run(app: Flask, to: str, downgrade: bool, stack: ExitStack, unfinished: ExitStack) -> Rehearsal:
-    database = database_of(engine_of(app))
+class _Asked(NamedTuple):
+    """How a rehearsal is to be made."""
+
+    app: Flask
+    downgrade: bool
+    on: URL | None
+    copy_to: URL | None
+    in_place: bool
+    patience: float
+
+
+def _url(given: str | URL | None) -> URL | None:
+    return None if given is None else with_driver(given)
+
+
+def _run(asked: _Asked, to: str, stack: ExitStack, unfinished: ExitStack) -> Rehearsal:
+    database = database_of(engine_of(asked.app))
     try:
-        return _Run(app, downgrade, stack, unfinished).rehearse(to)
+        return _Run(asked, stack, unfinished).rehearse(to)
     except duckdb.Error as reason:
         raise RehearsalError(f"Cannot keep or compare the rows: {reason_of(reason)}. Is the disk full?") from reason
     except (database.DriverError, DBAPIError) as reason:
@@ -93,21 +117,18 @@ class _Together(Exception):
 class _Run:
     """One rehearsal, while it goes on."""
 
-    def __init__(self, app: Flask, downgrade: bool, stack: ExitStack, unfinished: ExitStack) -> None:
-        self.app, self.downgrade = app, downgrade
+    def __init__(self, asked: _Asked, stack: ExitStack, unfinished: ExitStack) -> None:
+        self.app, self.downgrade, self.patience = asked.app, asked.downgrade, asked.patience
         self.work = stack.enter_context(recorded())
-        self.source = _only_engine(app)
+        self.source = _only_engine(asked.app)
         self.database = database_of(self.source)
         self.kept_folder = PrivateFolder()  # for as long as somebody holds the result
         unfinished.callback(self.kept_folder.close)
         self.copies = PrivateFolder()
         stack.callback(self.copies.close)
         self.folder = self.copies.path
-        with within("", self._find_room()):
-            self.url = self.database.copy_database(self.source, self.folder)
-        # What no revision touches is never read, unless somebody asks for it later.
-        self.start = self.database.save_copy(self.url, self.kept_folder.path, "start")
-        self.standin = StandIn(app, self.url)
+        self._copy(asked, stack, unfinished)
+        self.standin = StandIn(asked.app, self.url)
         stack.callback(self.standin.engine.dispose)
         self.watch = stack.enter_context(Watch(self.database, self.standin.engine, [self.source]))
         self._check_copy()
@@ -116,10 +137,39 @@ class _Run:
         self.untouched: dict[int, Pair] = {}  # by the identity of what was kept
         self.needed: set[str] = set()  # the relations of states that are over
 
-    def _find_room(self) -> str:
+    def _copy(self, asked: _Asked, stack: ExitStack, unfinished: ExitStack) -> None:
+        """Make the copy, and keep it as it is at the start."""
+        origin = self._origin(asked, stack)
+        with within("", self._find_room(origin)):
+            if asked.in_place:
+                self.url = self.database.adopt_copy(origin)
+            else:
+                self.url = self.database.copy_database(origin, self.folder, asked.copy_to)
+                stack.callback(self.database.drop_copy, self.url)
+        # What a server holds for a rehearsal goes with the result, and at once where there is none.
+        unfinished.callback(weakref.finalize(self.kept_folder, self.database.drop_copies, self.url))
+        # What no revision touches is never read, unless somebody asks for it later.
+        self.start = self.database.save_copy(self.url, self.kept_folder.path, "start")
+
+    def _origin(self, asked: _Asked, stack: ExitStack) -> Engine:
+        """Give the engine of what is copied: the app's own, or of what stands in for it."""
+        if asked.on is None:
+            if asked.in_place:
+                raise RehearsalError("in_place=True without on=: the app's own database is never rehearsed in.")
+            return self.source
+        origin = create_engine(asked.on, poolclass=NullPool)
+        stack.callback(origin.dispose)
+        kind = origin.dialect.name
+        if kind != self.source.dialect.name:
+            raise RehearsalError(f"on= is a database of {kind}, the app's is one of {self.source.dialect.name}.")
+        if self.database.place_of(origin) == self.database.place_of(self.source):
+            raise RehearsalError("on= is the app's own database. Leave it out to rehearse on a copy of that.")
+        return origin
+
+    def _find_room(self, origin: Engine) -> str:
         """Say what room on the disk this may need, and stop where there is less."""
-        size, free = self.database.size_of(self.source), shutil.disk_usage(self.folder).free
-        needed = size * (_ROOM_WITH_DOWNGRADE if self.downgrade else _ROOM)
+        size, free = self.database.size_of(origin), shutil.disk_usage(self.folder).free
+        needed = size * self.database.ROOM[self.downgrade]
         told = f"up to {_amount(needed)} of disk in {self.folder.parent}, where {_amount(free)} are free"
         if needed > free:
             shorter = ", or rehearse with downgrade=False" if self.downgrade else ""
@@ -140,7 +190,8 @@ class _Run:
                 self.findings += find_drift(list(self.states)[-1], self._models, empty, self.state.schema)
         record = Record(app=self.app, snapshots=self.snapshots, folder=self.kept_folder, states=self.states,
                         start=tuple(start), pending=pending, to=to, files=self.standin.digest(list(pending)),
-                        downgrade=self.downgrade, unused=tuple(sorted(self.unused)), work=tuple(self.work))
+                        downgrade=self.downgrade, notes=tuple(self.database.notes_of(self.url)),
+                        unused=tuple(sorted(self.unused)), work=tuple(self.work))
         return Rehearsal.of(record, self.steps, self.findings)
 
     def _reset(self) -> None:
@@ -185,7 +236,7 @@ class _Run:
                read_heads: Callable[[Connection], Any]) -> None:
         place = len(self.steps)
         try:
-            with self._reader.connect() as connection:
+            with self.watch.pausing(), self._reader.connect() as connection:
                 if revision not in read_heads(connection):
                     raise _Together
             self.running.close()
@@ -206,7 +257,7 @@ class _Run:
     def _check_copy(self) -> None:
         """Make sure that the stand-in reaches the copy, whatever the app's engine options make of its URL."""
         with closing(self.standin.engine.raw_connection()) as pooled:
-            place = self.database.file_behind(pooled.driver_connection)
+            place = self.database.place_behind(pooled.driver_connection)
         self.standin.engine.dispose()
         if place != self.database.place_of(self.standin.engine):
             raise RehearsalError("The app's engine makes its own connections (a creator or a pool in its options), so "
@@ -254,7 +305,8 @@ class _Run:
         pairs = self._pairs(before, after, statements)
         schema = self._differences(before, after)
         facts = dict(revision=revision, script=self.standin.script(revision), statements=statements, pairs=pairs,
-                     schema=schema, catalogue=after.schema,
+                     schema=schema, catalogue=after.schema, began=self.began, patience=self.patience,
+                     advise=self.database.advise,
                      drops=self.database.find_drops(statement.text for statement in statements))
         if failure:
             return Step(**facts, failure=failure, left_behind=_left_behind(pairs, schema), not_reached=rest), after
@@ -289,6 +341,8 @@ class _Run:
         """
         if self.watch.refused:
             raise SourceTouchedError(f"Revision {revision}: {self.watch.refused}")
+        self.watch.settle()
+        self.began = self.watch.began
         # Copies: what is asked of the copy from here on is not the migration's doing.
         return list(self.watch.statements), set(self.watch.touched) if self.watch.all_seen else None
 
@@ -322,7 +376,7 @@ class _Run:
     def _look(self, before: State | None, touched: set[str] | None) -> State:
         """Keep every table's rows as they stand; a table that nothing can have written to is not read again."""
         tables: dict[str, Kept] = {}
-        with self._reader.connect() as connection:
+        with self.watch.pausing(), self._reader.connect() as connection:
             structure = self.database.read_structure(connection, before.structure if before else None)
             for table in (table for table in structure.tables if table.name != self.standin.version_table):
                 untouched = touched is not None and fold(table.name) not in touched

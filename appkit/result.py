@@ -1,7 +1,7 @@
 """Rehearsal: what a rehearsal saw, to look at, to ask, and to apply."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from appkit.differences import differences
 from appkit.display import count_severities, html_of, json_of, text_of
 from appkit.errors import RehearsalError, UnknownTableError
 from appkit.findings import COLUMNS, UNSAFE, Finding, Pair, Step
+from appkit.outage import find_waits
 from appkit.progress import Work
 from appkit.record import Record
 from appkit.schema import Difference
@@ -22,7 +23,10 @@ from appkit.tables import typed_frame
 
 _LEDGER = ["revision", "table", "before", "after", "kept", "changed", "lost", "added"]
 _VALUES = ["revision", "table", "column", "was", "kept", "changed", "lost", "filled"]
-_STATEMENTS = ["revision", "statement", "seconds", "rows", "locks", "waits", "rewritten", "scanned"]
+_STATEMENTS = ["revision", "statement", "seconds", "rows", "locks", "waits", "rewritten", "scanned", "held", "wal",
+               "algorithm", "warnings"]
+_LOCKS = ["revision", "statement", "table", "mode", "taken", "released"]
+_WAITS = ["revision", "table", "who", "seconds", "rows", "rows_per_second", "estimate", "statement"]
 _DIFFERENCES = ["key", "column", "before", "after"]
 
 
@@ -39,8 +43,14 @@ class Rehearsal:
         lost, what stands there after = kept + changed + filled. `was` is the column's name before, '' for a new one; a
         column that is gone stands under its old name.
     statements
-        A row per statement: seconds; rows (as the driver counts them, missing where it does not); `rewritten`, the
-        tables written anew. `locks`, `waits` and `scanned` are missing where the database was not asked.
+        A row per statement: seconds; rows (as the driver counts them, missing where it does not); locks, those newly
+        taken, a line `table mode` each; waits, who would wait from here to the end of the transaction (`readers of
+        post`, `writers of post`, `writers of the same rows of post`); rewritten, the tables and indexes written anew;
+        scanned, the tables read as a whole, with the rows read; held, seconds from the statement to the end of its
+        transaction; wal, bytes; algorithm, the first that the server accepted; warnings, the server's. What the
+        database was not asked is missing.
+    locks
+        A row per lock: revision, statement, table, mode, taken and released (seconds since the revision began).
     schema
         A row per object that differs: revision, change, kind, table, name, before, after.
     work
@@ -54,6 +64,7 @@ class Rehearsal:
     ledger: pd.DataFrame
     columns: pd.DataFrame
     statements: pd.DataFrame
+    locks: pd.DataFrame
     schema: pd.DataFrame
     work: pd.DataFrame
     _record: Record
@@ -67,6 +78,7 @@ class Rehearsal:
                    _frame(_ledger_rows(steps), _LEDGER, _LEDGER[:2]),
                    _frame(_value_rows(steps), _VALUES, _VALUES[:4]),
                    _statements(steps),
+                   _locks(steps),
                    _schema(steps),
                    _work(record.work),
                    record, {step.revision: step for step in steps})
@@ -113,6 +125,31 @@ class Rehearsal:
         return typed_frame(kept.names, [column.type for column in kept.table.columns], batch,
                            database_of(engine_of(self._record.app)))
 
+    def waits(self, rows: int | None = None) -> pd.DataFrame:
+        """Give who would wait for the app's tables while this is applied, and for how long; the longest first.
+
+        Parameters
+        ----------
+        rows
+            For what size of a table to give an estimate; left out, the size that it has.
+
+        Returns
+        -------
+        DataFrame, one row per revision, table and who waits
+            Columns: revision, table, who ('readers and writers' or 'writers'), seconds (observed here, from the
+            statement that took the lock to the end of its transaction), rows (in the table), rows_per_second, estimate
+            (seconds at `rows` rows, along a straight line: a lock that costs the same at any size is overrated),
+            statement. Empty on a database whose locks are not seen.
+        """
+        found = [(step.revision, wait) for step in self._steps.values() if not step.failure for wait in
+                 find_waits(step.statements, {pair.before: pair.ledger.before for pair in step.pairs if pair.before})]
+        values = [(revision, wait.table, wait.who, wait.seconds, wait.rows, wait.rows / wait.seconds,
+                   wait.estimate(wait.rows if rows is None else rows), wait.statement) for revision, wait in found]
+        columns = list(zip(*values)) or [()] * len(_WAITS)
+        kinds = {"rows": "Int64", "seconds": "Float64", "rows_per_second": "Float64", "estimate": "Float64"}
+        return pd.DataFrame({name: pd.array(column, dtype=kinds.get(name, "string"))
+                             for name, column in zip(_WAITS, columns)})
+
     def apply(self) -> Applied:
         """Upgrade the real database to what was rehearsed, and only to that, after a backup; say where the backup is.
 
@@ -129,7 +166,7 @@ class Rehearsal:
         return {"safe": self.safe, "start": self.start, "revisions": list(self.revisions),
                 "reached": list(self._steps)[-1] if self._steps else self.start,
                 **{name: json_of(getattr(self, name)) for name in
-                   ("findings", "ledger", "columns", "statements", "schema", "work")}}
+                   ("findings", "ledger", "columns", "statements", "locks", "schema", "work")}}
 
     def __repr__(self) -> str:
         return f"Rehearsal({self._title})"
@@ -166,6 +203,8 @@ class Rehearsal:
         notes = [f"Not rehearsed, so unknown: {', '.join(missed)}."] if missed else []
         if self._record.unused:
             notes.append(f"Accepted in revision files, but not found: {'; '.join(self._record.unused)}.")
+        if self._record.notes:
+            notes.append(f"Not as at the source: {'; '.join(self._record.notes)}.")
         if not self._record.downgrade:
             notes.append("Downgrades were not run: whether there is a way back is unknown.")
         return notes
@@ -215,12 +254,28 @@ def _value_rows(steps: list[Step]) -> Iterable[tuple]:
 def _statements(steps: list[Step]) -> pd.DataFrame:
     found = [(step.revision, statement) for step in steps for statement in step.statements]
     texts = {"revision": [revision for revision, _ in found], "statement": [s.text.strip() for _, s in found],
-             "locks": [None] * len(found), "waits": [None] * len(found),
-             "rewritten": [", ".join(sorted(s.rewritten)) for _, s in found], "scanned": [None] * len(found)}
+             "locks": [_lines(s.locks, lambda lock: f"{lock.table} {lock.mode}") for _, s in found],
+             "waits": [_lines(s.waits, str) for _, s in found],
+             "rewritten": [", ".join(sorted(s.rewritten)) for _, s in found],
+             "scanned": [_lines(s.scanned, lambda table: f"{table} {s.scanned[table]}") for _, s in found],
+             "algorithm": [s.algorithm for _, s in found], "warnings": ["\n".join(s.warnings) for _, s in found]}
     arrays = {name: pd.array(values, dtype="string") for name, values in texts.items()}
-    arrays["seconds"] = pd.array([s.seconds for _, s in found], dtype="Float64")
-    arrays["rows"] = pd.array([s.rows for _, s in found], dtype="Int64")
+    for name, dtype in (("seconds", "Float64"), ("rows", "Int64"), ("held", "Float64"), ("wal", "Int64")):
+        arrays[name] = pd.array([getattr(s, name) for _, s in found], dtype=dtype)
     return pd.DataFrame({name: arrays[name] for name in _STATEMENTS})
+
+
+def _lines(found: Iterable[Any] | None, told: Callable[[Any], str]) -> str | None:
+    return None if found is None else "\n".join(sorted(set(map(told, found))))
+
+
+def _locks(steps: list[Step]) -> pd.DataFrame:
+    found = [(step.revision, statement.text.strip(), lock.table, lock.mode, lock.since - step.began,
+              lock.until - step.began if lock.until else None)
+             for step in steps for statement in step.statements for lock in statement.locks or ()]
+    columns = list(zip(*found)) or [()] * len(_LOCKS)
+    return pd.DataFrame({name: pd.array(values, dtype="Float64" if name in _LOCKS[4:] else "string")
+                         for name, values in zip(_LOCKS, columns)})
 
 
 def _schema(steps: list[Step]) -> pd.DataFrame:

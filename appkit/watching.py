@@ -2,33 +2,19 @@
 import re
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from types import ModuleType
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import Pool
 
-from appkit.databases import fold
+from appkit.databases import Hears, Statement, fold
 from appkit.errors import SourceTouchedError
 
 _ROWS = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|SELECT|WITH)\b", re.IGNORECASE)
 _FOLD = 8  # how far back the same statement is counted together: a loop may alternate between a few
-
-
-@dataclass
-class Statement:
-    """A statement of a migration, or a run of the same one, with what it did."""
-
-    text: str
-    seconds: float = 0.0
-    rows: int | None = None
-    wrote: bool = False
-    tables: set[str] = field(default_factory=set)  # that it can have written to
-    rewritten: set[str] = field(default_factory=set)
 
 
 def _place_behind(database: ModuleType) -> Callable[[Engine], str | None]:
@@ -36,7 +22,7 @@ def _place_behind(database: ModuleType) -> Callable[[Engine], str | None]:
         found = database.place_of(engine)
         if found is None:  # by its URL it is in memory; an engine that makes its own connections may be anywhere
             with closing(engine.raw_connection()) as pooled:
-                found = database.file_behind(pooled.driver_connection)
+                found = database.place_behind(pooled.driver_connection)
         return found
     return place
 
@@ -56,31 +42,35 @@ class Watch:
         self._others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
         self._exit = ExitStack()
         self.refused: str | None = None
+        self._observers: list[Any] = []
+        self._ending: dict[Any, bool] = {}  # observers whose transactions are about to end: whether by a commit
+        self._pausing = False
         self.begin()
 
     def begin(self) -> None:
         """Forget what was seen so far."""
+        self.began = time.perf_counter()
         self.statements: list[Statement] = []
         self.failed: Statement | None = None
         self.obstacle: Any = None  # as the database's file tells it
         self.touched: set[str] = set()  # tables, in lower case
         self._now = threading.local()
         self._seen: set[str] = set()
-        self._storage: dict[str, int] | None = None  # as it was before the first statement
-        self._explaining = False
         self._unwatched = 0
 
     @property
     def all_seen(self) -> bool:
         """Whether every connection to the copy was watched: what one past SQLAlchemy wrote is not known."""
-        return self._unwatched == 0
+        return self._unwatched <= 0
 
     def __enter__(self) -> "Watch":
-        listeners = [(Engine, "do_connect", self._on_do_connect), (Pool, "connect", self._on_connect),
-                     (Engine, "before_cursor_execute", self._on_before),
-                     (Engine, "after_cursor_execute", self._on_after), (Engine, "handle_error", self._on_error)]
-        for target, name, listener in listeners:
-            event.listen(target, name, listener)
+        listeners = [(Engine, "do_connect", self._on_do_connect, {}), (Pool, "connect", self._on_connect, {}),
+                     (Pool, "checkin", self._on_checkin, {}), (Pool, "close", self._on_close, {}),
+                     (Engine, "commit", self._on_commit, {}), (Engine, "rollback", self._on_rollback, {}),
+                     (Engine, "before_cursor_execute", self._on_before, {"retval": True}),
+                     (Engine, "after_cursor_execute", self._on_after, {}), (Engine, "handle_error", self._on_error, {})]
+        for target, name, listener, options in listeners:
+            event.listen(target, name, listener, **options)
             self._exit.callback(event.remove, target, name, listener)
         heard = {place: self._refuse for place in self._source_places} | {self._copy_place: self._on_open}
         self._exit.enter_context(self._database.hear_connections(heard))
@@ -88,6 +78,17 @@ class Watch:
 
     def __exit__(self, *_details: object) -> None:
         self._exit.close()
+        for observer in self._observers:
+            observer.close()
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Pass over the statements and connections in the block: they are not the migration's."""
+        before, self._pausing = self._pausing, True
+        try:
+            yield
+        finally:
+            self._pausing = before
 
     # ---- the source
 
@@ -121,7 +122,7 @@ class Watch:
     def _on_do_connect(self, dialect: Any, _record: Any, arguments: list, options: dict) -> None:
         if not self._here() or dialect.name != self._copy.dialect.name:
             return
-        place = self._database.file_of(tuple(arguments), options)
+        place = self._database.place_asked(tuple(arguments), options)
         if place in self._source_places:
             self._refuse("An engine")
         elif place == self._copy_place:
@@ -130,13 +131,23 @@ class Watch:
     def _on_connect(self, connection: Any, record: Any) -> None:
         if not self._database.is_connection(connection):
             return
-        place = self._database.file_behind(connection)
+        place = self._database.place_behind(connection)
         if place in self._source_places:
             self._refuse("An engine that makes its own connections")
         if place == self._copy_place:
-            record.info["appkit"] = True
             self._unwatched -= 1
-            self._database.watch_writes(connection, self._tell, Path(self._copy_place).parent, self._refuse)
+        if place == self._copy_place and not self._pausing:
+            record.info["appkit"] = self._database.Observer(
+                connection, Hears(self._copy_place, self._tell, self._refuse))
+            self._observers.append(record.info["appkit"])
+
+    def _on_close(self, _connection: Any, record: Any) -> None:
+        observer = record.info.pop("appkit", None)
+        if observer is not None:
+            self._ending.pop(observer, None)
+            observer.settle(committed=False)
+            observer.close()
+            self._observers.remove(observer)
 
     # ---- the copy
 
@@ -152,50 +163,65 @@ class Watch:
             if table:
                 statement.tables.add(table)
 
-    def _on_before(self, connection: Connection, cursor: Any, text: str, *_more: Any) -> None:
+    def _on_before(self, connection: Connection, cursor: Any, text: str, parameters: Any, *_more: Any) -> tuple:
         if not self._here():
-            return
+            return text, parameters
         if any(connection.engine.pool is source.pool for source in self._sources):
             self._refuse("A connection that was already open")
-        if connection.info.get("appkit") and not self._explaining:
-            if self._storage is None:
-                self._storage = self._database.storage_of(connection)
-            self._running.append((cursor, Statement(text, -time.perf_counter())))
+        observer = connection.info.get("appkit")
+        if observer and not self._pausing:
+            self.settle()
+            statement = Statement(text, repeated=text in self._seen)
+            self._running.append((cursor, statement))
+            text = observer.before(connection, cursor, text)
+            statement.began = time.perf_counter()
+        return text, parameters
 
     def _on_after(self, connection: Connection, cursor: Any, *_more: Any) -> None:
         statement = self._ended(cursor)
         if statement is None:
             return
-        statement.seconds += time.perf_counter()
+        statement.seconds += time.perf_counter() - statement.began
         statement.rows = cursor.rowcount if cursor.rowcount >= 0 else None
-        if statement.wrote and statement.text not in self._seen:  # of a loop, the first one is enough
-            statement.rewritten = self._rewritten(connection)
+        self._running.append((cursor, statement))  # what is told of it now is still its own
+        connection.info["appkit"].after(connection, cursor, statement)
+        self._ended(cursor)
         self._seen.add(statement.text)
         if self._worth_telling(statement):
             self._add(statement)
 
-    def _rewritten(self, connection: Connection) -> set[str]:
-        storage = self._database.storage_of(connection)
-        moved = {name for name, place in storage.items() if self._storage.get(name, place) != place}
-        self._storage.update({name: storage[name] for name in moved})
-        return moved
+    def _on_commit(self, connection: Connection) -> None:
+        if observer := connection.info.get("appkit"):
+            self._ending[observer] = True
+
+    def _on_rollback(self, connection: Connection) -> None:
+        if observer := connection.info.get("appkit"):
+            self._ending[observer] = False
+
+    def _on_checkin(self, _connection: Any, record: Any) -> None:
+        if observer := record.info.get("appkit"):
+            self._ending.setdefault(observer, False)
+            self.settle()
+
+    def settle(self) -> None:
+        """Take note of the transactions that have ended: SQLAlchemy tells only that they are about to."""
+        while self._ending:
+            observer, committed = self._ending.popitem()
+            observer.settle(committed=committed)
 
     def _worth_telling(self, statement: Statement) -> bool:
         if {fold(name) for name in statement.tables} - {"sqlite_master"} == {fold(self.version_table)}:
             return False
         return statement.wrote or not re.match(
-            r"\s*(PRAGMA|BEGIN|SAVEPOINT|RELEASE|SELECT sqlite_version|"
-            rf"SELECT\b.*\b(sqlite_master|{re.escape(self.version_table)})\b)",
+            r"\s*(PRAGMA|BEGIN|SAVEPOINT|RELEASE|SHOW|DESC|SELECT\b.*(\b(sqlite_version|sqlite_master|pg_catalog|"
+            rf"information_schema|current_schema|DATABASE|VERSION|{re.escape(self.version_table)})\b|@@))",
             statement.text, re.IGNORECASE | re.DOTALL)
 
     def _add(self, statement: Statement) -> None:
         rows_only = _ROWS.match(statement.text)  # the order of renames and the like tells what became of what
         for before in self.statements[-_FOLD:] if rows_only else ():
             if before.text == statement.text:
-                before.seconds += statement.seconds
-                if statement.rows is not None:
-                    before.rows = (before.rows or 0) + statement.rows
-                before.rewritten |= statement.rewritten
+                before.add(statement)
                 return
         self.statements.append(statement)
 
@@ -204,11 +230,9 @@ class Watch:
         statement = self._ended(execution.cursor) if execution else None
         if statement is None:
             return
-        statement.seconds += time.perf_counter()
+        statement.seconds += time.perf_counter() - statement.began
         self.failed = statement
-        self._explaining = True  # asking why is not part of what the migration did
-        try:
+        context.connection.info["appkit"].fail()
+        with self.pausing():  # asking why is not part of what the migration did
             self.obstacle = self._database.find_obstacle(context.connection, str(context.original_exception),
                                                          statement.text)
-        finally:
-            self._explaining = False

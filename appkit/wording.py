@@ -8,6 +8,10 @@ THREE_STEPS = {
               "changes or merges the others; 3. one that adds the unique constraint.",
     "check": "In three steps: 1. look at the rows that break the rule; 2. a revision that corrects them; "
              "3. one that adds the check.",
+    "cast": "In three steps: 1. a revision that adds a column of the new type; 2. one that converts each value into "
+            "it, as you want those converted that do not fit; 3. one that drops the old column and renames the new one.",
+    "foreign key": "In three steps: 1. find the rows whose parent is missing; 2. a revision that deletes them, or points "
+                   "them elsewhere; 3. one that adds the constraint.",
     "parent": "DROP TABLE deletes the table's rows first, and these rows refer to them while foreign keys are on. If a "
               "batch recreates the table, nothing is wrong with them: use appkit.Migrate, which switches foreign keys "
               "off for the migration and checks them before the commit. If the table is meant to go: 1. look at these "
@@ -17,7 +21,9 @@ ACCEPTED = "Nothing, as long as the reason given in the revision file holds."
 CORRECT = "Correct the revision and rehearse again."
 HALF_APPLIED = ("The failed revision leaves the database between two revisions: it can neither be run again nor taken "
                 "back.",
-                "Use appkit.Migrate in place of flask_migrate.Migrate: it makes SQLite migrations atomic.")
+                "On SQLite use appkit.Migrate in place of flask_migrate.Migrate: it makes migrations atomic. Where a "
+                "statement commits by itself (MariaDB's DDL, an autocommit_block) write one per revision, so that it can "
+                "be run again: IF NOT EXISTS, IF EXISTS.")
 CHILDREN_GONE = ("A batch recreates the table by DROP TABLE, which deletes its rows first while foreign keys are on. "
                  "Use appkit.Migrate, which switches them off for the migration and checks them before the commit; or, "
                  "where rows were deleted on purpose, delete these on purpose too.")
@@ -62,3 +68,9 @@ SCHEMA_ONLY = ("The downgrade restores the schema, but not what stood in it.",
                "Keep what the downgrade needs until nobody will go back, or accept it in the revision file.")
 OTHERWISE = ("Going back and up again does not end where the first upgrade ended.",
              "Make the revision give the same result each time.")
+WAITS = "While that is so {who} of this table wait, longer than the {patience:g} s that was said to be bearable."
+REWRITTEN = "The table is locked while every row is written anew: the time grows with the rows."
+SCANNED = "Every row is read while others wait for the table: the time grows with the rows."
+INVALID_INDEX = ("It is never used by a query and enforces nothing that is there, but costs every write; IF NOT EXISTS "
+                 "takes it for the one that is wanted.",
+                 "Drop it and build it again, and see why building it failed.")

@@ -93,6 +93,15 @@ def test_rows_that_differ_are_written_again_after_they_were_let_go(compare):
     assert count_ledger(comparison) == ledger and sample_changes(comparison, "x", "x") == [("id=1", "a", "A")]
 
 
+def test_what_part_is_compared_is_told_slice_by_slice(compare, monkeypatch):
+    monkeypatch.setattr("appkit.comparison._WAYS", [(512, 2)] * 2)
+    comparison = compare([(n, "a", "b") for n in range(5)], [(n, "a", "b") for n in range(4)])
+    with comparison.snapshots.comparing(comparison.before, comparison.after):
+        assert comparison.snapshots.percent is None
+        assert count_ledger(comparison).lost == 1
+        assert comparison.snapshots.percent == 80
+
+
 # ---- a few rows, which are compared before they are kept in DuckDB
 
 FEW = [
@@ -100,6 +109,8 @@ FEW = [
     ([(1, "a", 1)], [(1, "a", 1.0)], False),
     ([(1, "a", None)], [(1, "a", 1)], False),
     ([(1, "a", 1), (2, "b", 2)], [(2, "b", 2), (1, "a", 1)], False),  # in another order: DuckDB says
+    ([(1, "a", 1), (2, "b", 2)], [(2, "a", 1), (1, "b", 2)], False),  # only the keys are in another order
+    ([(1, "a", 1), (2, "b", None), (3, "c", 3)], [(1, "a", None), (2, "b", 2), (3, "c", 4)], False),
     ([(1, "a", 1)], [], False),
     ([], [], True),
 ]
@@ -123,7 +134,7 @@ def test_a_few_rows_count_as_duckdb_counts_them(snapshots, before, after, alike,
         comparison = Comparison(snapshots, *sides, {name: name for name in lineage})
         assert in_duckdb or lineage == "ac" or comparison.alike == alike
         found.append((comparison.key, count_ledger(comparison), differences(comparison),
-                      lost_for_good(comparison, None) if key else None))
+                      lost_for_good(comparison, None) if key else None, sample_changes(comparison, "c", "c")))
     assert found[0] == found[1]
 
 

@@ -2,6 +2,7 @@
 import stat
 from collections.abc import Callable, Iterator
 
+import duckdb
 import pytest
 
 import appkit
@@ -130,8 +131,18 @@ def test_the_file_is_let_go_when_it_is_forgotten(tmp_path):
 
 # ---- in little memory
 
-def test_values_that_exceed_the_memory_together_are_compared_and_told(snapshots, keep, compare):
-    snapshots.connection.execute("SET memory_limit = '64MB'")
+@pytest.fixture
+def hold(snapshots, monkeypatch) -> Callable[[int], None]:
+    """Let DuckDB have so many MB of memory, and never more."""
+    def held(megabytes: int) -> None:
+        snapshots.connection.execute(f"SET memory_limit = '{megabytes}MB'")
+        monkeypatch.setattr("appkit.snapshots._MEMORY", megabytes)
+        monkeypatch.setattr("appkit.comparison._WAYS", [(megabytes, 262_144)] * 2)
+    return held
+
+
+def test_values_that_exceed_the_memory_together_are_compared_and_told(snapshots, keep, compare, hold):
+    hold(64)
     before, after = ([(n, f"{n:03}{letter}" * 125_000) for n in range(150)] for letter in "ba")
     comparison = compare(keep(before), keep(after))
     assert count_ledger(comparison).changed == 150
@@ -142,11 +153,27 @@ def test_values_that_exceed_the_memory_together_are_compared_and_told(snapshots,
     assert snapshots.whole(comparison.before, gone=True)[1::2] == [((n,), "x", value, None) for n, value in before]
 
 
-def test_long_values_are_told_in_the_order_of_their_keys_within_the_memory(snapshots, keep, compare):
-    snapshots.connection.execute("SET memory_limit = '150MB'")
+def test_long_values_are_told_in_the_order_of_their_keys_within_the_memory(keep, compare, hold):
+    hold(150)
     before, after = ([(n, f"{letter}{n}".ljust(3000)) for n in range(15_000)] for letter in "ba")
     comparison = compare(keep(before, size=2000), keep(after, size=2000))
     assert differences(comparison) == [((n,), "x", b, a) for (n, b), (_, a) in zip(before, after)]
+
+
+@pytest.mark.parametrize("ways", [[(30, 5000), (30, 500)], [(30, 5000), (200, 5000)]], ids=["slices", "memory"])
+def test_long_rows_are_compared_in_smaller_slices_or_more_memory(snapshots, keep, compare, monkeypatch, ways):
+    rows = [(n, f"{n}".ljust(3900)) for n in range(12_000)]
+    after = [(n, "new" if n == 7 else value) for n, value in rows if n % 1000 != 999]
+    comparison = compare(keep(rows, "INTEGER", size=4000), keep(after, "INTEGER", size=4000))
+    usual = snapshots.connection.execute("SELECT current_setting('memory_limit')").fetchone()
+    monkeypatch.setattr("appkit.comparison._WAYS", ways[:1])
+    with pytest.raises(duckdb.OutOfMemoryException):
+        count_ledger(comparison)
+    monkeypatch.setattr("appkit.comparison._WAYS", ways)
+    ledger = count_ledger(comparison)
+    assert (ledger.kept, ledger.changed, ledger.lost, ledger.added) == (11_987, 1, 12, 0)
+    assert sample_changes(comparison, "x", "x") == [("id=7", rows[7][1], "new")]
+    assert snapshots.connection.execute("SELECT current_setting('memory_limit')").fetchone() == usual
 
 
 def test_rows_with_large_values_come_in_batches_of_bounded_size(snapshots, keep):

@@ -3,8 +3,9 @@
 Every folder beside this file speaks for one kind of database, by functions of the same names; nothing outside of here
 asks which kind it is. A new database is one new folder or file, named as SQLAlchemy names its dialect.
 """
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -16,10 +17,13 @@ from sqlalchemy.pool import NullPool
 
 from appkit.errors import AppkitError, UnsupportedDatabaseError, reason_of
 
-SUPPORTED = ("sqlite",)
+# The dialects that are known, and the folder that speaks for each.
+SUPPORTED = {"sqlite": "sqlite", "postgresql": "postgresql", "mariadb": "mariadb", "mysql": "mariadb"}
 
 # The kinds of objects of a catalogue, in the order in which they are listed.
-KINDS = ("table", "column", "primary key", "foreign key", "unique", "check", "index", "trigger", "view", "sequence")
+KINDS = ("table", "column", "primary key", "foreign key", "unique", "check", "index", "trigger", "view", "sequence",
+         "sequence options", "exclusion", "rule", "policy", "statistics", "materialized view", "enum", "domain", "type",
+         "collation", "function", "procedure", "event", "comment", "extension", "schema")
 
 # The drivers that can speak for a URL without one, the first that is installed wins: which one SQLAlchemy
 # itself would take depends on its version (psycopg2 under 2.0, psycopg under 2.1).
@@ -57,6 +61,84 @@ class Table(NamedTuple):
     key: tuple[str, ...]  # the primary key's columns in its own order; empty when there is none
     uniques: tuple[tuple[str, ...], ...]  # the columns of every other unique constraint or full unique index
     parents: tuple[str, ...]  # the tables that its foreign keys refer to
+    schema: str = ""  # where that is not the default one; then it is in front of the name, too
+
+    @property
+    def bare(self) -> str:
+        """The name without the schema."""
+        return self.name[len(self.schema) + 1:] if self.schema else self.name
+
+
+@dataclass
+class Lock:
+    """A lock on a table that a migration held: from which moment to which, in seconds of time.perf_counter."""
+
+    table: str  # as it was called when the transaction began
+    mode: str  # in the database's own words
+    since: float
+    until: float | None = None
+
+
+@dataclass
+class Statement:
+    """A statement of a migration, or a run of the same one, with what it did. What was not observed is None."""
+
+    text: str
+    seconds: float = 0.0
+    rows: int | None = None
+    wrote: bool = False
+    repeated: bool = False  # whether the same text was run before
+    tables: set[str] = field(default_factory=set)  # that it can have written to
+    rewritten: set[str] = field(default_factory=set)
+    began: float = 0.0  # in seconds of time.perf_counter
+    locks: list[Lock] | None = None  # newly taken
+    waits: set[str] | None = None  # who waits from here on: 'readers of post'
+    scanned: dict[str, int] | None = None  # rows read by full scans, by table
+    wal: int | None = None  # bytes
+    algorithm: str | None = None  # what the server accepted: 'INSTANT, LOCK=NONE'
+    warnings: list[str] = field(default_factory=list)  # the server's
+
+    def add(self, again: "Statement") -> None:
+        """Count another run of the same text together with this one."""
+        self.seconds += again.seconds
+        if again.rows is not None:
+            self.rows = (self.rows or 0) + again.rows
+        self.rewritten |= again.rewritten
+        self.warnings += [told for told in again.warnings if told not in self.warnings]
+        if again.locks is not None:
+            self.locks = (self.locks or []) + again.locks
+        if again.waits is not None:
+            self.waits = (self.waits or set()) | again.waits
+        if again.wal is not None:
+            self.wal = (self.wal or 0) + again.wal
+        for table, rows in (again.scanned or {}).items():
+            self.scanned = {**(self.scanned or {}), table: (self.scanned or {}).get(table, 0) + rows}
+
+    @property
+    def held(self) -> float | None:
+        """The seconds from the first of its locks to the end of the last one."""
+        if not self.locks:
+            return None if self.locks is None else 0.0
+        return max((lock.until or lock.since) - lock.since for lock in self.locks)
+
+
+class Hears(NamedTuple):
+    """Whom an observer tells what it sees of a connection to a copy."""
+
+    place: str  # the copy's
+    tell: Callable[[str | None], None]  # a table that is written to; None for a write that reaches no row
+    refuse: Callable[[str], None]  # what reaches for another database
+
+
+class Obstacle(NamedTuple):
+    """What stood in a failed statement's way, as seen at the moment it failed."""
+
+    kind: str  # 'not null', 'unique', 'check', 'foreign key', 'cast' or 'parent' (a table that rows refer to, dropped)
+    table: str
+    column: str  # or columns, comma-separated; the expression of a check
+    what: str
+    rows: int
+    keys: tuple[str, ...]  # of a few of these rows
 
 
 _UPPER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
@@ -85,6 +167,11 @@ def _engine_at(url: str | URL) -> Engine:
                           "file of SQLite as sqlite:////folder/file.db.") from reason
     except ModuleNotFoundError as reason:
         raise AppkitError(f"The driver for this database is not installed: pip install {reason.name}.") from reason
+
+
+def quoted(database: ModuleType, table: Table) -> str:
+    """Give a table's name for a statement."""
+    return ".".join(database.quote(part) for part in (table.schema, table.bare) if part)
 
 
 @contextmanager
@@ -161,7 +248,7 @@ def database_of(engine: Engine) -> ModuleType:
     name = engine.dialect.name
     if name not in SUPPORTED:
         raise UnsupportedDatabaseError(f"appkit does not know {name!r} databases. It knows: {', '.join(SUPPORTED)}.")
-    return import_module(f"appkit.databases.{name}")
+    return import_module(f"appkit.databases.{SUPPORTED[name]}")
 
 
 def is_missing(engine: Engine) -> bool:
@@ -169,11 +256,12 @@ def is_missing(engine: Engine) -> bool:
     return engine.dialect.name in SUPPORTED and not database_of(engine).holds_database(engine)
 
 
-def guard_of(connection: Connection, engines: Iterable[Engine]) -> Any:
-    """Give what guards a connection while it is migrated; None for a database that needs, or has, no guard here.
+def guard_of(connection: Connection, engines: Iterable[Engine], timeout: float) -> Any:
+    """Give what guards a connection while it is migrated; None for a database that is not known here.
 
-    `engines` are the app's own, one of which may have the same database.
+    `engines` are the app's own, one of which may have the same database; `timeout` is for how many seconds a lock is
+    waited for, 0 as long as the database itself does.
     """
     if connection.dialect.name not in SUPPORTED:
         return None
-    return database_of(connection.engine).Guard(connection, engines)
+    return database_of(connection.engine).Guard(connection, engines, timeout)

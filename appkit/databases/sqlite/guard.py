@@ -1,7 +1,7 @@
 """A SQLite connection under migration: real transactions, and foreign keys that are checked instead of acting."""
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -27,7 +27,7 @@ class Guard:
     off inside a transaction. Source: https://www.sqlite.org/lang_altertable.html#otheralter
     """
 
-    def __init__(self, connection: Connection, engines: Iterable[Engine]) -> None:
+    def __init__(self, connection: Connection, engines: Iterable[Engine], _timeout: float) -> None:
         self._raw = connection.connection.dbapi_connection
         self._autocommit = getattr(self._raw, "autocommit", _LEGACY)
         self._acting = _foreign_keys(self._raw)
@@ -84,6 +84,13 @@ class Guard:
         """Roll back, whatever SQLAlchemy takes this connection's mode for."""
         self._orphans, self._begun = None, False
         self._raw.rollback()
+
+    def explain(self, _error: BaseException, _statement: str) -> None:
+        """Add nothing to an error: SQLite does not tell who is in the way."""
+
+    def run(self, migrate: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        """Run a revision's function, once: it begins with the lock that it needs."""
+        return migrate(*arguments, **options)
 
     def release(self) -> None:
         """Give the connection its own ways back."""

@@ -100,44 +100,37 @@ def decode(stored: bytes) -> str:
     return stored.decode("utf-8", "surrogateescape")
 
 
-def _driver_batches(path: str, statement: str) -> Iterator[Batch]:
+def _driver_batches(connection: sqlite3.Connection, statement: str) -> Iterator[Batch]:
     done = 0
     try:
-        for batch in _open_and_fetch(path, statement, str):
+        for batch in fetch_batches(connection.execute(statement)):
             yield batch
             done += batch.rows
     except sqlite3.OperationalError as error:
         if "decode" not in str(error).lower():
             raise
         # The same scan of a file that nobody writes gives the same order: go on where the strict decoding stopped.
-        yield from cut(_open_and_fetch(path, statement, decode), done)
-
-
-def _open_and_fetch(path: str, statement: str, text: Callable[[bytes], str]) -> Iterator[Batch]:
-    with closing(open_readonly(path)) as connection:
-        connection.text_factory = text
-        yield from fetch_batches(connection.execute(statement))
+        connection.text_factory = decode
+        yield from cut(fetch_batches(connection.execute(statement)), done)
 
 
 # ---- ADBC
 
 def read_copy(url: URL, table: Table) -> Iterator[Batch]:
     """Give a table's rows from a private copy that nobody writes; the same rows in the same order at every revision."""
-    path = url.database
+    path, given = url.database, False
     with closing(open_readonly(path)) as connection:
-        ranges = _ranges(connection, table)
-    given = False
-    if ranges:
-        try:
-            for batch in run_aside(_tasks(path, table.name, table.columns, ranges)):
-                yield batch
-                given = True
-            return
-        except (Unreadable, BrokenBarrierError) as reason:
-            if given:  # it was planned on what is in the file, so that the file cannot be read is all that is left
-                raise sqlite3.OperationalError(str(reason)) from reason
-    columns = ", ".join(quote(column.name) for column in table.columns)
-    yield from _driver_batches(path, f"SELECT {columns} FROM {quote(table.name)}")
+        if ranges := _ranges(connection, table):
+            try:
+                for batch in run_aside(_tasks(path, table.name, table.columns, ranges)):
+                    yield batch
+                    given = True
+                return
+            except (Unreadable, BrokenBarrierError) as reason:
+                if given:  # it was planned on what is in the file, so that the file cannot be read is all that is left
+                    raise sqlite3.OperationalError(str(reason)) from reason
+        columns = ", ".join(quote(column.name) for column in table.columns)
+        yield from _driver_batches(connection, f"SELECT {columns} FROM {quote(table.name)}")
 
 
 def read_ordered(connection: Connection, table: Table, columns: Sequence[Column]) -> list[Batch] | None:
@@ -223,7 +216,8 @@ def _ranges(connection: sqlite3.Connection, table: Table) -> _Ranges | None:
 def _tasks(path: str, name: str, columns: Sequence[Column], ranges: _Ranges) -> list[Task]:
     """Give the readers: each takes every second range, so that the rows come in the ranges' order."""
     readers = min(2, len(ranges.bounds))
-    shared = _Shared(path, f"main.{quote(name)}", columns, Barrier(readers), [[] for _ in range(readers)])
+    shared = _Shared(path, f"main.{quote(name)}", columns, Barrier(readers), [[] for _ in range(readers)],
+                     [False] * readers)
 
     def reading(place: int) -> Task:
         def read(give: Callable[[Any], None]) -> None:
@@ -247,6 +241,7 @@ class _Shared(NamedTuple):
     columns: Sequence[Column]
     ready: Barrier
     kinds: list[list[str]]  # for each reader, what it has found in its part of the table
+    long: list[bool]  # for each reader, whether that may have rows of which not so many fit in a batch
 
 
 def _read_ranges(shared: _Shared, place: int, ranges: _Ranges, give: Callable[[Batch | None], None]) -> None:
@@ -255,7 +250,7 @@ def _read_ranges(shared: _Shared, place: int, ranges: _Ranges, give: Callable[[B
     with (adbc_driver_sqlite.connect(f"file:{quote_path(shared.path)}?mode=ro") as database,
           adbc_driver_manager.AdbcConnection(database) as connection):
         connection.set_autocommit(False)
-        shared.kinds[place] = _count_kinds(connection, shared, part)
+        shared.kinds[place], shared.long[place] = _count_kinds(connection, shared, part)
         shared.ready.wait()  # every reader has begun: they see one moment, if nobody has written until now
         kinds = ["".join(kind for kind in _STORED if any(kind in each for each in found))
                  for found in zip(*shared.kinds)]
@@ -276,17 +271,35 @@ def _ask_row(connection: adbc_driver_manager.AdbcConnection, statement: str) -> 
     return [column[0].as_py() for batch in _ask(connection, statement) for column in batch.columns]
 
 
-def _count_kinds(connection: adbc_driver_manager.AdbcConnection, shared: _Shared, condition: str) -> list[str]:
-    """Give for each column the kinds that it holds, or that it may hold: one it surely does not hold is left out."""
+def _count_kinds(connection: adbc_driver_manager.AdbcConnection, shared: _Shared,
+                 condition: str) -> tuple[list[str], bool]:
+    """Give for each column the kinds that it holds, or that it may hold: one it surely does not hold is left out.
+
+    In the same pass it is found out whether rows may be too large for a batch of the usual number.
+    """
     names = [quote(column.name) for column in shared.columns]
     expected = [_EXPECTED.get(meaning_of(column.type) or "", "t") for column in shared.columns]
-    told = [", ".join(f"'{_STORED[kind]}'" for kind in kinds) for kinds in expected]
-    others = " OR ".join(f"typeof({name}) NOT IN ({kinds}, 'null')" for name, kinds in zip(names, told))
-    if _ask_row(connection, f"SELECT count(*) FROM {shared.source} WHERE ({condition}) AND ({others})") == [0]:
-        return expected
+    told = [(*(_STORED[kind] for kind in kinds), "null") for kinds in expected]
+    others = [" AND ".join(f"typeof({name}) <> '{each}'" for each in kinds) for name, kinds in zip(names, told)]
+    texts = [name for name, kinds in zip(names, expected) if kinds in "tb"] if _is_large(shared.path) else []
+    long = [f"octet_length({name}) > {_BYTES // (2 * _ROWS * len(texts))}" for name in texts]
+    if not _any(connection, shared, condition, [*others, *long]):
+        return expected, False
+    if long and not _any(connection, shared, condition, others):
+        return expected, True
     wanted = ", ".join(f"max(typeof({name}) = '{stored}')" for name in names for stored in _STORED.values())
     found = iter(_ask_row(connection, f"SELECT {wanted} FROM {shared.source} WHERE {condition}"))
-    return ["".join(kind for kind in _STORED if next(found)) for _ in names]
+    return ["".join(kind for kind in _STORED if next(found)) for _ in names], _is_large(shared.path)
+
+
+def _any(connection: adbc_driver_manager.AdbcConnection, shared: _Shared, condition: str, wanted: list[str]) -> bool:
+    rows = f"SELECT 1 FROM {shared.source} WHERE ({condition}) AND ({' OR '.join(wanted)}) LIMIT 1"
+    return _ask_row(connection, f"SELECT count(*) FROM ({rows})") != [0]
+
+
+def _is_large(path: str) -> bool:
+    """Say whether a file is so large that not all of it is to be in one batch."""
+    return os.path.getsize(path) > 2 * _BYTES
 
 
 def _batch_rows(connection: adbc_driver_manager.AdbcConnection, shared: _Shared, condition: str,
@@ -294,7 +307,7 @@ def _batch_rows(connection: adbc_driver_manager.AdbcConnection, shared: _Shared,
     """Give how many rows of a range make a batch that fits, by the largest of them."""
     long = [f"coalesce(octet_length({quote(column.name)}), 0)" for column, held in zip(shared.columns, kinds)
             if "t" in held or "b" in held]
-    if not long or os.path.getsize(shared.path) <= 2 * _BYTES:
+    if not long or not any(shared.long):
         return 2 * _ROWS
     largest = _ask_row(connection, f"SELECT max({' + '.join(long)}) FROM {shared.source} WHERE {condition}")[0]
     return max(1, min(2 * _ROWS, _BYTES // (1 + (largest or 0))))

@@ -1,12 +1,11 @@
 """What a migration's statements on SQLite mean: which column continues which, and why one failed."""
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from appkit.databases import fold
+from appkit.databases import Obstacle, fold
 from appkit.databases.sqlite.catalogue import read_catalogue
 from appkit.databases.sqlite.naming import quote
 
@@ -22,17 +21,6 @@ _DROP_OBJECT = re.compile(rf"\s*DROP\s+(INDEX|TRIGGER|VIEW)\s+(?:IF\s+EXISTS\s+)
                           re.IGNORECASE)
 _TEMPORARY = "_alembic_tmp_"
 _SAMPLES = 3
-
-
-class Obstacle(NamedTuple):
-    """What stood in a failed statement's way, as seen at the moment it failed."""
-
-    kind: str  # 'not null', 'unique', 'check' or 'parent' (a table that rows refer to, dropped)
-    table: str
-    column: str  # or columns, comma-separated; the expression of a check
-    what: str
-    rows: int
-    keys: tuple[str, ...]  # of a few of these rows
 
 
 def find_renames(statements: Iterable[str]) -> list[tuple[str, dict[str, str]]]:

@@ -1,0 +1,180 @@
+"""What a statement does to a private copy on MariaDB: which algorithm and lock it needs, rebuilds, scans, warnings."""
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection
+
+from appkit.databases import Hears, Lock, Statement
+
+WATCHED: dict[str, Any] = {}
+_PATIENCE = 10  # seconds; on a copy only another connection of the same migration can be in the way
+# From the one that disturbs least: the first that the server accepts is the one that a statement needs.
+_LADDER = (("INSTANT", "NONE"), ("NOCOPY", "NONE"), ("NOCOPY", "SHARED"), ("INPLACE", "NONE"), ("INPLACE", "SHARED"),
+           ("COPY", "NONE"), ("COPY", "SHARED"), ("COPY", "EXCLUSIVE"))
+_REFUSED = {1221, 1845, 1846}  # "is not supported", with and without the reason; 1221: not together
+_ALTER = re.compile(r"\s*(ALTER\s+(ONLINE\s+|IGNORE\s+)*TABLE|CREATE\s+(\w+\s+)?INDEX|DROP\s+INDEX)\b", re.IGNORECASE)
+_SAYS_HOW = re.compile(r"\b(ALGORITHM|LOCK)\s*=?\s*(DEFAULT|INSTANT|NOCOPY|INPLACE|COPY|NONE|SHARED|EXCLUSIVE)\b",
+                       re.IGNORECASE)
+_ALONE = re.compile(r"\s*(DROP|RENAME|TRUNCATE)\s+(TABLE\b)?", re.IGNORECASE)
+_SCHEMA = re.compile(r"\s*(CREATE|ALTER|DROP|RENAME|TRUNCATE|ANALYZE|OPTIMIZE)\b", re.IGNORECASE)
+_READS = re.compile(r"\s*(SELECT|SHOW|SET|DESC|DESCRIBE|EXPLAIN|BEGIN|START|COMMIT|ROLLBACK|SAVEPOINT)\b",
+                    re.IGNORECASE)
+_COUNTED = ("Handler_write", "Handler_update", "Handler_delete", "Handler_read_rnd_next")
+_TABLES = ("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() "
+           "AND table_type LIKE '%TABLE%'")
+_TRIGGERS = "SELECT event_object_table FROM information_schema.triggers WHERE trigger_schema = DATABASE()"
+
+
+class Observer:
+    """What MariaDB tells of one connection's statements.
+
+    A statement that changes a table is tried with each algorithm and lock, from the one that disturbs least, until the
+    server accepts one: that has done it then, and says who waits. DDL commits at once, so a lock ends with its
+    statement. Source: https://mariadb.com/kb/en/innodb-online-ddl-overview/
+    """
+
+    def __init__(self, driver: Any, hears: Hears) -> None:
+        self._driver, self._hears = driver, hears
+        self._done: tuple[str, float] | None = None  # the rung that did it, and its seconds
+        self._warnings: list[str] = []
+        self._locks: list[Lock] = []
+        for name in ("lock_wait_timeout", "innodb_lock_wait_timeout"):
+            self._ask(f"SET SESSION {name} = LEAST(@@SESSION.{name}, {_PATIENCE})")
+
+    def before(self, _connection: Connection, _cursor: Any, text: str) -> str:
+        """Note how things stand before a statement; give the statement to run."""
+        self._done, self._warnings = None, []
+        self._tables = [] if _READS.match(text) else self._named(text)
+        self._storage = self._numbers() if _SCHEMA.match(text) else {}
+        self._counts = self._read_counts()
+        if _ALTER.match(text) and not _SAYS_HOW.search(text) and self._climb(text):
+            return "DO 0"
+        return text
+
+    def _climb(self, text: str) -> bool:
+        """Do a statement by the first rung of the ladder that the server accepts; False where that is none."""
+        comma = ", " if re.match(r"\s*ALTER", text, re.IGNORECASE) else " "
+        head, began = text.rstrip().rstrip(";"), time.perf_counter()
+        for algorithm, lock in _LADDER:
+            try:
+                self._ask(f"{head}{comma}ALGORITHM={algorithm}{comma}LOCK={lock}")
+            except Exception as reason:  # whichever driver's
+                if reason.args and reason.args[0] in _REFUSED:
+                    began = time.perf_counter()
+                    continue
+                return False  # it fails, and will again, as itself
+            self._done = f"{algorithm}, LOCK={lock}", time.perf_counter() - began
+            self._warnings = self._read_warnings()
+            return True
+        return False
+
+    def after(self, _connection: Connection, _cursor: Any, statement: Statement) -> None:
+        """Add to a statement what was seen of it."""
+        if not _READS.match(statement.text):
+            statement.warnings = self._warnings or self._read_warnings()
+        if self._done:
+            statement.algorithm, seconds = self._done
+            statement.seconds, statement.began = seconds, time.perf_counter() - seconds
+        written, read = self._count_since()
+        existed = [name for name in self._tables if name in self._storage or not self._storage]
+        statement.scanned = {existed[0]: read} if len(existed) == 1 and read > 0 else {}
+        self._see_writes(statement, written)
+        self._see_locks(statement, existed, written)
+        self._see_rebuilds(statement)
+
+    def _see_writes(self, statement: Statement, written: int) -> None:
+        if _SCHEMA.match(statement.text):
+            statement.wrote = True
+            for name in {*self._tables, *self._named(statement.text)}:
+                self._hears.tell(name)
+        elif written:
+            # What a trigger or a foreign key takes along is not told: any table that one may reach.
+            names = self._tables if len(self._tables) == 1 and self._alone(self._tables[0]) else self._all()
+            for name in names:
+                self._hears.tell(name)
+
+    def _see_locks(self, statement: Statement, existed: list[str], written: int) -> None:
+        statement.locks, statement.waits = [], set()
+        if statement.algorithm or _ALONE.match(statement.text):
+            mode = (statement.algorithm or "LOCK=EXCLUSIVE").rpartition("LOCK=")[2]
+            now = time.perf_counter()
+            statement.locks = [Lock(name, f"LOCK={mode}", statement.began, now) for name in existed]
+            who = {"SHARED": ("writers",), "EXCLUSIVE": ("readers", "writers")}.get(mode, ())
+            statement.waits = {f"{each} of {name}" for name in existed for each in who}
+        elif written and not _SCHEMA.match(statement.text):
+            statement.waits = {f"writers of the same rows of {name}" for name in existed}
+            statement.locks = [Lock(name, "rows", statement.began) for name in existed]
+            self._locks += statement.locks
+
+    def _see_rebuilds(self, statement: Statement) -> None:
+        if self._storage:
+            now = self._numbers()
+            statement.rewritten |= {name for name, number in self._storage.items()
+                                    if name in self._tables and now.get(name, number) != number}
+
+    def fail(self) -> None:
+        """Hear that a statement has failed."""
+
+    def settle(self, *, committed: bool) -> None:
+        """Hear that a transaction has ended."""
+        now = time.perf_counter()
+        for lock in self._locks:
+            lock.until = now
+        self._locks = []
+
+    def close(self) -> None:
+        """Let go of what observing took."""
+
+    # ---- asking
+
+    def _named(self, text: str) -> list[str]:
+        """Give the tables that a statement may name."""
+        folded = text.lower()
+        return [name for name in self._all() if name.lower().replace("`", "``") in folded]
+
+    def _all(self) -> list[str]:
+        return [name for name, in self._ask(_TABLES)]
+
+    def _alone(self, table: str) -> bool:
+        """Say whether what is written to a table goes no further: no trigger, and no foreign key to it."""
+        if table in {name for name, in self._ask(_TRIGGERS)}:
+            return False
+        keys = "SELECT ref_name FROM information_schema.innodb_sys_foreign"
+        try:
+            referred = {name for name, in self._ask(keys)}
+        except Exception:  # it may not ask
+            return False
+        return not any(name.rpartition("/")[2].lower() == table.lower() for name in referred) and table.isascii() and (
+            re.fullmatch(r"\w+", table) is not None)  # other names are spelt otherwise there
+
+    def _numbers(self) -> dict[str, str]:
+        from appkit.databases.mariadb.catalogue import read_storage
+
+        return read_storage(self._ask, self._all())
+
+    def _read_counts(self) -> dict[str, int]:
+        found = self._ask("SHOW SESSION STATUS LIKE 'Handler%'")
+        return {name: int(value) for name, value in found if name in _COUNTED}
+
+    def _count_since(self) -> tuple[int, int]:
+        """Give the rows written, and read one after the other, since the statement began."""
+        now = self._read_counts()
+        grown = {name: now[name] - self._counts[name] for name in now}
+        return (sum(grown[name] for name in _COUNTED[:3]), grown["Handler_read_rnd_next"])
+
+    def _read_warnings(self) -> list[str]:
+        return [f"{level} {code}: {told}" for level, code, told in self._ask("SHOW WARNINGS")]
+
+    def _ask(self, statement: str) -> list[tuple]:
+        with self._driver.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
+
+@contextmanager
+def hear_connections(_heard: dict[str, Callable[[str], None]]) -> Iterator[None]:
+    """Do nothing: nobody tells of a connection that is opened past SQLAlchemy."""
+    yield

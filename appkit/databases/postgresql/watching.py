@@ -1,0 +1,297 @@
+"""What a statement does to a private copy on PostgreSQL: locks, rewrites, full scans, and who waits for it."""
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from appkit.databases import Hears, Lock, Statement
+from appkit.databases.postgresql.naming import quote
+
+WATCHED: dict[str, Any] = {}
+_PATIENCE = "10s"  # on a copy only another connection of the same migration can be in the way
+_EVERY = 0.002  # seconds between two looks at a statement that runs outside of a transaction
+_IDLE, _FAILED = 0, 3  # of a transaction, as libpq tells it
+_RELATIONS = """
+SELECT c.oid::int8, CASE WHEN n.nspname = current_schema() THEN '' ELSE n.nspname END, c.relname, c.relkind::text,
+       coalesce(pg_relation_filenode(c.oid), 0)::int8, coalesce(i.indrelid, 0)::int8,
+       pg_stat_get_tuples_returned(c.oid)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
+WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'm', 'i', 'I') AND n.nspname !~ '^pg_toast'"""
+# One round trip: what this transaction holds, how it stands now, and where the write-ahead log stands.
+_HELD = """
+SELECT w.lsn, {flush}l.relation::int8, l.modes, CASE WHEN n.nspname = current_schema() THEN '' ELSE n.nspname END,
+       c.relname, c.relkind::text, coalesce(pg_relation_filenode(l.relation), 0)::int8, coalesce(i.indrelid, 0)::int8,
+       pg_stat_get_xact_tuples_returned(l.relation), pg_stat_get_xact_tuples_inserted(l.relation),
+       pg_stat_get_xact_tuples_updated(l.relation) + pg_stat_get_xact_tuples_deleted(l.relation)
+FROM (SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8 AS lsn) w
+     LEFT JOIN (SELECT relation, array_agg(mode) AS modes FROM pg_catalog.pg_locks
+                WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted AND relation >= 16384
+                      AND database <> 0 GROUP BY relation) l ON true
+     LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation
+     LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = l.relation"""
+# The counts of a transaction go on with those of earlier ones, until these are handed in: so they are, at its end.
+_FLUSH = "pg_stat_force_next_flush()::text, "  # from PostgreSQL 15 on
+_SAMPLED = """
+SELECT relation::int8, mode FROM pg_catalog.pg_locks
+WHERE pid = {pid} AND locktype = 'relation' AND granted AND relation >= 16384 AND database <> 0"""
+_WRITERS = {"RowExclusiveLock", "AccessExclusiveLock"}  # no row is written without one of them
+_HARMLESS = {"AccessShareLock", "RowShareLock", "RowExclusiveLock", "ShareUpdateExclusiveLock"}  # nobody waits
+_STOPS_READERS = {"AccessExclusiveLock"}
+_TABLES = "rpm"
+_READS = re.compile(r"\s*(SELECT|SHOW|SET|BEGIN|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
+_NO_ROWS = re.compile(r"\s*(CREATE\s+(UNIQUE\s+)?INDEX|DROP\s+INDEX|REINDEX|ALTER\s+TYPE|ANALYZE)\b",
+                      re.IGNORECASE)
+
+
+class _Relation(NamedTuple):
+    """A table or an index, as it stands."""
+
+    schema: str
+    bare: str
+    kind: str
+    filenode: int
+    of: int  # the table of an index
+
+    @property
+    def name(self) -> str:
+        """The name as the catalogue gives it: with the schema where that is not the default one."""
+        return f"{self.schema}.{self.bare}" if self.schema else self.bare
+
+    @property
+    def quoted(self) -> str:
+        """The name for a statement."""
+        return ".".join(quote(part) for part in (self.schema, self.bare) if part)
+
+
+class Observer:
+    """What PostgreSQL tells of one connection's statements, asked in its own transaction, and by a second connection.
+
+    A lock is looked up by the oid of its table, so that a table dropped or renamed is told by the name that the app
+    knows. Who waits is not measured: a second connection asks for the lock that a reader, or a writer, would need, and
+    is refused at once (NOWAIT) where one would wait.
+    """
+
+    def __init__(self, driver: Any, hears: Hears) -> None:
+        self._driver, self._hears = driver, hears
+        self._probe = _connect_alike(driver)
+        self._pid = _ask(driver, "SELECT pg_backend_pid()")[0][0]
+        self._flush = driver.info.server_version >= 150000
+        self._held = _HELD.format(flush=_FLUSH if self._flush else "NULL, ")
+        _ask(driver, self._held)
+        _ask(driver, f"SELECT set_config('lock_timeout', '{_PATIENCE}', false) "
+                     "WHERE current_setting('lock_timeout') = '0'")
+        driver.commit()
+        self._committed, self._wal = self._look(), 0
+        self._start()
+
+    def _start(self) -> None:
+        """Begin with the transaction that comes."""
+        self._now = dict(self._committed)  # relations by oid, as the transaction sees them
+        self._modes: dict[int, set[str]] = {}
+        self._counts: dict[int, tuple[int, int, int]] = {}  # rows read, inserted, updated or deleted, by table
+        self._locks: list[Lock] = []
+
+    def _look(self) -> dict[int, _Relation]:
+        rows = _ask(self._probe, _RELATIONS)
+        self._read = {oid: read for oid, *_, read in rows}
+        return {oid: _Relation(*row) for oid, *row, _ in rows}
+
+    def before(self, _connection: Connection, _cursor: Any, text: str) -> str:
+        """Note how things stand before a statement; give the statement to run."""
+        self._wal = self._read_wal()
+        self._sampler = _Sampler(self._probe, self._pid) if self._driver.autocommit and not _READS.match(text) else None
+        return text
+
+    def after(self, _connection: Connection, _cursor: Any, statement: Statement) -> None:
+        """Add to a statement what was seen of it."""
+        status = self._driver.info.transaction_status
+        if self._sampler:
+            self._after_sampling(statement)
+        elif status not in (_IDLE, _FAILED):
+            self._after(statement)
+
+    # ---- within a transaction
+
+    def _after(self, statement: Statement) -> None:
+        statement.locks, statement.waits, statement.scanned = [], set(), {}
+        for lsn, _, oid, modes, *row, read, inserted, changed in _ask(self._driver, self._held):
+            statement.wal = lsn - self._wal
+            if oid is not None:
+                self._see(statement, oid, set(modes), _Relation(*row) if row[1] is not None else None,
+                          (read or 0, inserted or 0, changed or 0))
+        self._locks += statement.locks
+
+    def _see(self, statement: Statement, oid: int, modes: set[str], relation: _Relation | None,
+             counts: tuple[int, int, int]) -> None:
+        before = self._now.get(oid)
+        if relation is None:
+            self._now.pop(oid, None)
+        else:
+            self._now[oid] = relation
+        known = before or relation
+        if known is None:
+            return
+        if before and relation and before.filenode != relation.filenode:
+            statement.rewritten.add(self._told(oid, known))
+        if known.kind in _TABLES:
+            self._see_counts(statement, oid, known, counts, modes)
+            self._see_locks(statement, oid, known, modes)
+
+    def _see_counts(self, statement: Statement, oid: int, known: _Relation, counts: tuple[int, int, int],
+                    modes: set[str]) -> None:
+        read, inserted, changed = (now - then for now, then in zip(counts, self._counts.get(oid, (0, 0, 0))))
+        self._counts[oid] = counts
+        if read > 0:
+            statement.scanned[self._told(oid, known)] = read
+        taken = modes - self._modes.get(oid, set())
+        if inserted or changed or taken & _WRITERS:
+            for name in {known.name, self._told(oid, known)}:  # under a new name it is looked for, too
+                self._hears.tell(name)
+        if changed and oid in self._committed:
+            statement.waits.add(f"writers of the same rows of {self._told(oid, known)}")
+
+    def _see_locks(self, statement: Statement, oid: int, known: _Relation, modes: set[str]) -> None:
+        taken = modes - self._modes.get(oid, set())
+        self._modes[oid] = modes
+        name = self._told(oid, known)
+        if oid in self._committed:  # nobody else sees a table that this transaction has made
+            statement.locks += [Lock(name, mode, statement.began) for mode in sorted(taken)]
+            if taken - _HARMLESS:
+                statement.waits |= {f"{who} of {name}" for who in self._who_waits(self._committed[oid])}
+
+    def _told(self, oid: int, known: _Relation) -> str:
+        """Give the name that the app knows: the one that was committed."""
+        return self._committed.get(oid, known).name
+
+    def _who_waits(self, relation: _Relation) -> Iterator[str]:
+        if relation.kind == "m":
+            return
+        for who, mode in (("readers", "ACCESS SHARE"), ("writers", "ROW EXCLUSIVE")):
+            if not self._lock_at_once(f"LOCK TABLE {relation.quoted} IN {mode} MODE NOWAIT"):
+                yield who
+
+    def _lock_at_once(self, statement: str) -> bool:
+        _ask(self._probe, "BEGIN")
+        try:
+            _ask(self._probe, statement)
+        except _module_of(self._probe).OperationalError:  # lock_not_available
+            return False
+        finally:
+            _ask(self._probe, "ROLLBACK")
+        return True
+
+    # ---- outside of one
+
+    def _after_sampling(self, statement: Statement) -> None:
+        """Take what was sampled, and what two looks at everything tell."""
+        sampled = self._sampler.stop()
+        if self._flush:
+            _ask(self._driver, "SELECT pg_stat_force_next_flush()")
+        before, read = self._committed, self._read
+        self._committed = after = self._look()
+        self._now = dict(after)
+        statement.wal = self._read_wal() - self._wal
+        statement.locks = [Lock(before[oid].name, mode, since, until) for (oid, mode), (since, until) in
+                           sorted(sampled.items()) if oid in before and before[oid].kind in _TABLES]
+        statement.waits = {told for lock in statement.locks for told in _waiting(lock)}
+        statement.scanned = {each.name: self._read[oid] - read.get(oid, 0) for oid, each in before.items()
+                             if each.kind in _TABLES and self._read.get(oid, 0) > read.get(oid, 0)}
+        statement.rewritten |= {each.name for oid, each in before.items()
+                                if oid in after and after[oid].filenode != each.filenode}
+        statement.wrote = True
+        if not _NO_ROWS.match(statement.text):  # which tables it wrote to was not seen
+            for each in {*before.values(), *after.values()}:
+                if each.kind in _TABLES:
+                    self._hears.tell(each.name)
+
+    def _read_wal(self) -> int:
+        """Give where the write-ahead log of the server stands: what others write meanwhile is counted, too."""
+        return _ask(self._probe, "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8")[0][0]
+
+    # ---- its end
+
+    def fail(self) -> None:
+        """Hear that a statement has failed."""
+        if self._sampler:
+            self._sampler.stop()
+
+    def settle(self, *, committed: bool) -> None:
+        """Hear that a transaction has ended."""
+        now = time.perf_counter()
+        for lock in self._locks:
+            lock.until = now
+        if committed:
+            self._committed = self._now
+        self._start()
+
+    def close(self) -> None:
+        """Let go of what observing took."""
+        self._probe.close()
+
+
+class _Sampler:
+    """Looks at the locks of a statement that runs outside of a transaction, as long as it runs."""
+
+    def __init__(self, probe: Any, pid: int) -> None:
+        self._probe, self._pid = probe, pid
+        self._seen: dict[tuple[int, str], tuple[float, float]] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(_EVERY):
+            rows = _ask(self._probe, _SAMPLED.format(pid=self._pid))
+            now = time.perf_counter()
+            for oid, mode in rows:
+                self._seen[oid, mode] = (self._seen.get((oid, mode), (now, now))[0], now)
+
+    def stop(self) -> dict[tuple[int, str], tuple[float, float]]:
+        """Give the locks seen, by table's oid and mode: from when until when."""
+        self._over.set()
+        self._thread.join()
+        return self._seen
+
+
+def _waiting(lock: Lock) -> Iterator[str]:
+    """Say who waits for a lock that was seen from outside, by what PostgreSQL documents of its mode."""
+    if lock.mode in _STOPS_READERS:
+        yield f"readers of {lock.table}"
+    if lock.mode not in _HARMLESS:
+        yield f"writers of {lock.table}"
+
+
+@contextmanager
+def hear_connections(_heard: dict[str, Callable[[str], None]]) -> Iterator[None]:
+    """Do nothing: libpq tells nobody of a connection. What one past SQLAlchemy wrote, the server's counters tell."""
+    yield
+
+
+def _module_of(driver: Any) -> Any:
+    return import_module(type(driver).__module__.partition(".")[0])
+
+
+def _connect_alike(driver: Any) -> Any:
+    """Open a second connection to where a first one is, by the same driver."""
+    info = driver.info
+    parameters = info.get_parameters() if hasattr(info, "get_parameters") else dict(info.dsn_parameters)
+    second = _module_of(driver).connect(**{**parameters, "password": info.password, "dbname": info.dbname})
+    second.autocommit = True
+    return second
+
+
+def _ask(driver: Any, statement: str) -> list[tuple]:
+    """Run a statement of ours on a driver's connection; give its rows as tuples, whatever the app's own factories."""
+    rows = _module_of(driver)
+    factory = ({"row_factory": import_module("psycopg.rows").tuple_row} if rows.__name__ == "psycopg"
+               else {"cursor_factory": import_module("psycopg2.extensions").cursor})
+    with driver.cursor(**factory) as cursor:
+        cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []

@@ -1,0 +1,270 @@
+"""The same rehearsal on PostgreSQL and MariaDB: losses, failures, ways back, locks; and nothing done to the source."""
+import gc
+import warnings
+
+import pytest
+import servers
+import sqlalchemy as sa
+from apps import make_app, write_revision
+from sqlalchemy.pool import NullPool
+
+import appkit
+
+SERVERS = ["15", "18", "mariadb"]
+TYPES = {"datetime": {"mariadb": "datetime(6)"}}
+
+
+def server_of(name):
+    return servers.mariadb() if name == "mariadb" else servers.postgresql(name)
+
+
+@pytest.fixture(params=SERVERS)
+def url(request):
+    url = servers.new_database(server_of(request.param))
+    yield url
+    gc.collect()
+    left = {name for name in servers.databases(url) if name.startswith("appkit_")}
+    servers.drop_database(url)
+    assert left == set()
+
+
+@pytest.fixture(params=["sqlite", *SERVERS])
+def any_url(request, tmp_path):
+    if request.param == "sqlite":
+        yield sa.make_url(f"sqlite:///{tmp_path / 'app.db'}")
+        return
+    url = servers.new_database(server_of(request.param))
+    yield url
+    gc.collect()
+    servers.drop_database(url)
+
+
+def app_at(url, folder, *setup, **options):
+    for statement in setup:
+        servers.execute(url, statement)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make_app(folder, url=url.render_as_string(hide_password=False), foreign_keys=False, **options)
+
+
+def found(rehearsal):
+    return [(row.severity, row.finding, row.where) for row in rehearsal.findings.itertuples()
+            if row.finding not in ("drift", "not-reversible", "full-scan-under-lock", "table-rewritten")]
+
+
+def quote(url, name):
+    mark = "`" if url.get_backend_name() == "mariadb" else '"'
+    return mark + name.replace(mark, mark * 2) + mark
+
+
+# ---- the casts of every database
+
+CAST = {  # the type before and after, the values, and what is found: on SQLite, PostgreSQL and MariaDB
+    "varchar to integer": ("sa.String(20)", "sa.Integer()", ["'7'", "'abc'"], "values-changed", "fails", "fails"),
+    "varchar to integer, all numbers": ("sa.String(20)", "sa.Integer()", ["'7'", "'-12'"], "", "", ""),
+    "datetime to date": ("sa.DateTime()", "sa.Date()", ["'2026-01-02 03:04:05'"], "values-changed", "values-changed",
+                         "values-changed"),
+    "datetime to date, at midnight": ("sa.DateTime()", "sa.Date()", ["'2026-01-02 00:00:00'"], "values-changed", "", ""),
+    "varchar to datetime": ("sa.String(20)", "sa.DateTime()", ["'soon'"], "values-changed", "fails", "fails"),
+    "float to integer": ("sa.Float(53)", "sa.Integer()", ["1.6", "2.5"], "values-changed", "values-changed",
+                         "values-changed"),
+    "float to integer, whole": ("sa.Float(53)", "sa.Integer()", ["1.0", "-3.0"], "", "", ""),
+    "numeric scale cut": ("sa.Numeric(10, 3)", "sa.Numeric(10, 1)", ["1.125", "2.500"], "", "values-changed",
+                          "values-changed"),
+    "numeric scale raised": ("sa.Numeric(10, 1)", "sa.Numeric(10, 3)", ["1.1", "2.5"], "", "", ""),
+    "varchar shrunk": ("sa.String(20)", "sa.String(5)", ["'longer than five'"], "", "fails", "fails"),
+    "varchar widened": ("sa.String(20)", "sa.String(50)", ["'longer than five'"], "", "", ""),
+    "integer to bigint": ("sa.Integer()", "sa.BigInteger()", ["1", "-2147483648"], "", "", ""),
+    "integer to numeric": ("sa.Integer()", "sa.Numeric(12, 2)", ["1", "-2147483648"], "", "", ""),
+    "integer to text": ("sa.Integer()", "sa.String(20)", ["1", "-2147483648"], "", "", ""),
+    "numeric to double": ("sa.Numeric(20, 2)", "sa.Float(53)", ["1.10", "12345678901234567.89"], None,
+                          "values-changed", "values-changed"),
+}
+
+
+@pytest.mark.parametrize("cast", CAST)
+def test_a_cast_that_changes_values_is_a_loss_and_one_that_does_not_is_none(any_url, tmp_path, cast):
+    before, after, values, *expected = CAST[cast]
+    wanted = expected[["sqlite", "postgresql", "mariadb"].index(any_url.get_backend_name())]
+    if wanted is None:
+        pytest.skip("SQLite stores every number as it likes")
+    app = app_at(any_url, tmp_path)
+    rows = ", ".join(f"({place}, {value})" for place, value in enumerate(values, 1))
+    write_revision(app, "1", f"op.create_table('t', sa.Column('id', sa.Integer, primary_key=True), sa.Column('v', {before}))\n"
+                             f"op.execute(\"INSERT INTO t VALUES {rows}\")", "op.drop_table('t')")
+    with app.app_context():
+        import flask_migrate
+        flask_migrate.upgrade()
+    kind = {"sa.Integer()": "integer", "sa.DateTime()": "timestamp"}.get(after)
+    using = f", postgresql_using='v::{kind}'" if before.startswith("sa.String") and kind else ""
+    write_revision(app, "2", f"with op.batch_alter_table('t') as batch:\n"
+                             f"    batch.alter_column('v', existing_type={before}, type_={after}{using})", follows="1")
+    rehearsal = appkit.rehearse(app, downgrade=False)
+    severity = "failure" if wanted == "fails" else "loss"
+    assert [each[:2] for each in found(rehearsal)] == ([(severity, wanted)] if wanted else [])
+    assert rehearsal.safe == (not wanted)
+
+
+def test_a_timestamp_that_loses_its_zone_is_shifted_by_the_sessions_zone(tmp_path):
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(url, tmp_path, f'ALTER DATABASE "{url.database}" SET timezone TO \'Asia/Kolkata\'')
+    servers.execute(url, "CREATE TABLE t (id int PRIMARY KEY, at timestamptz)",
+                    "INSERT INTO t VALUES (1, '2026-01-02 03:04:05+00')")
+    write_revision(app, "1", "op.execute('ALTER TABLE t ALTER COLUMN at TYPE timestamp')")
+    rehearsal = appkit.rehearse(app, downgrade=False)
+    assert found(rehearsal) == [("loss", "values-changed", "t.at")]
+    assert "08:34:05" in str(rehearsal.table("t")["at"][0])
+
+
+# ---- the source
+
+def contents(url):
+    """Everything of a database that a rehearsal could change: rows, and what stands behind them."""
+    if url.get_backend_name() == "mariadb":
+        tables = [name for name, in servers.execute(url, "SHOW TABLES")]
+        return ([servers.execute(url, f"SELECT * FROM {quote(url, name)}") for name in tables],
+                [servers.execute(url, f"SHOW CREATE TABLE {quote(url, name)}") for name in tables],
+                servers.execute(url, "SELECT table_id, name FROM information_schema.innodb_sys_tables "
+                                     f"WHERE name LIKE '{url.database}/%' ORDER BY 1"))
+    tables = [name for name, in servers.execute(
+        url, "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")]
+    return ([servers.execute(url, f"SELECT xmin::text, ctid::text, * FROM {name}") for name in tables],
+            servers.execute(url, "SELECT oid::int8, relname, relfilenode::int8 FROM pg_class WHERE oid >= 16384 "
+                                 "ORDER BY 1"))
+
+
+SETUP = ("CREATE TABLE parent (id integer PRIMARY KEY, name varchar(40))",
+         "CREATE TABLE child (id integer PRIMARY KEY, parent_id integer REFERENCES parent (id), note varchar(40))",
+         "INSERT INTO parent VALUES (1, 'Ada'), (2, 'Zoë'), (3, NULL)",
+         "INSERT INTO child VALUES (1, 1, 'a'), (2, 1, NULL), (3, 2, '')")
+
+
+@pytest.mark.parametrize("upgrade", ["op.drop_column('parent', 'name')", "op.drop_table('child')", "1 / 0",
+                                     "op.execute('UPDATE parent SET name = NULL')", "op.execute('nonsense')"])
+def test_a_rehearsal_leaves_the_source_as_it_is_and_nothing_beside_it(url, tmp_path, upgrade):
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", upgrade)
+    before = contents(url)
+    rehearsal = appkit.rehearse(app)
+    assert not rehearsal.safe
+    assert contents(url) == before
+
+
+def test_a_dropped_column_is_a_loss_and_a_rename_is_none(url, tmp_path):
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", "op.alter_column('parent', 'name', new_column_name='title', existing_type=sa.String(40))",
+                   "op.alter_column('parent', 'title', new_column_name='name', existing_type=sa.String(40))")
+    write_revision(app, "2", "op.drop_column('child', 'note')", "op.add_column('child', sa.Column('note', sa.String(40)))",
+                   follows="1")
+    rehearsal = appkit.rehearse(app)
+    assert found(rehearsal) == [("loss", "values-lost", "child.note")]
+    columns = rehearsal.columns.set_index(["revision", "table", "column"])
+    assert columns.loc[("1", "parent", "title"), ["was", "kept", "lost"]].tolist() == ["name", 2, 0]
+    assert rehearsal.rows("child").values.tolist() == [[1, "note", "a", None], [3, "note", "", None]]
+
+
+def test_a_true_way_back_is_told_from_a_false_one(url, tmp_path):
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", "op.execute('UPDATE parent SET id = id + 100 WHERE id = 3')",
+                   "op.execute('UPDATE parent SET id = id - 100 WHERE id = 103')")
+    write_revision(app, "2", "op.execute(\"UPDATE child SET note = 'x'\")", follows="1")
+    rehearsal = appkit.rehearse(app)
+    assert [(row.revision, row.severity, row.finding) for row in rehearsal.findings.itertuples()
+            if row.severity in ("loss", "failure")] == [("2", "loss", "values-changed")]
+
+
+def test_hostile_names_are_rehearsed_as_they_are(url, tmp_path):
+    table, column = 'Ta"ble `x` %s :y — ü', 'co"l `u` %(n)s select'
+    if url.get_backend_name() == "mariadb":
+        table, column = table.replace(" ü", "ü"), column
+    app = app_at(url, tmp_path, f"CREATE TABLE {quote(url, table)} (id integer PRIMARY KEY, "
+                                f"{quote(url, column)} varchar(40), keep integer)",
+                 f"INSERT INTO {quote(url, table)} VALUES (1, 'a', 1), (2, 'b', 2)")
+    write_revision(app, "1", f"op.drop_column({table!r}, {column!r})")
+    rehearsal = appkit.rehearse(app, downgrade=False)
+    assert found(rehearsal) == [("loss", "values-lost", f"{table}.{column}")]
+    assert appkit.read_table(app, table).columns.tolist() == ["id", column, "keep"]
+    assert appkit.list_tables(app)["table"].tolist() == [table]
+
+
+def test_a_constraint_that_rows_break_fails_and_the_rows_are_named(url, tmp_path):
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", "op.alter_column('parent', 'name', nullable=False, existing_type=sa.String(40))")
+    rehearsal = appkit.rehearse(app)
+    finding = rehearsal.findings[rehearsal.findings["finding"] == "fails"].iloc[0]
+    assert finding["where"] == "parent.name" and "1 row in the way" in finding["evidence"] and "id=3" in finding["evidence"]
+
+
+def test_what_is_rehearsed_is_applied_after_a_backup(url, tmp_path):
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", "op.add_column('parent', sa.Column('born', sa.Date))", "op.drop_column('parent', 'born')")
+    rehearsal = appkit.rehearse(app)
+    assert rehearsal.safe, str(rehearsal)
+    applied = rehearsal.apply()
+    assert applied.backup.exists() and applied.backup.stat().st_mode & 0o077 == 0
+    assert "born" in appkit.read_table(app, "parent").columns
+    assert appkit.rehearse(app).revisions == ()
+
+
+def test_another_database_is_copied_where_one_is_named(url, tmp_path):
+    app = app_at(url, tmp_path, *SETUP)
+    branch = servers.new_database(url)
+    servers.execute(branch, SETUP[0], "INSERT INTO parent VALUES (7, 'branch')")
+    write_revision(app, "1", "op.execute(\"UPDATE parent SET name = NULL\")")
+    try:
+        rehearsal = appkit.rehearse(app, on=branch.render_as_string(hide_password=False), downgrade=False)
+        assert rehearsal.ledger[rehearsal.ledger["table"] == "parent"]["before"].tolist() == [1]
+        assert servers.execute(branch, "SELECT name FROM parent") == [("branch",)]
+        with pytest.raises(appkit.RehearsalError, match="the app's own"):
+            appkit.rehearse(app, on=url.render_as_string(hide_password=False))
+        rehearsal = appkit.rehearse(app, on=branch.render_as_string(hide_password=False), in_place=True, downgrade=False)
+        assert found(rehearsal) == [("loss", "values-lost", "parent.name")]
+        assert servers.execute(branch, "SELECT name FROM parent") == [(None,)]
+        del rehearsal
+        gc.collect()
+    finally:
+        servers.drop_database(branch)
+
+
+def test_a_migration_that_reaches_for_the_real_database_is_stopped(url, tmp_path):
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", f"engine = sa.create_engine({url.render_as_string(hide_password=False)!r})\n"
+                             "engine.connect().execute(sa.text('SELECT 1'))")
+    before = contents(url)
+    with pytest.raises(appkit.SourceTouchedError):
+        appkit.rehearse(app)
+    assert contents(url) == before
+
+
+# ---- who waits
+
+def test_a_long_lock_is_an_outage_and_a_short_one_is_none(tmp_path):
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(url, tmp_path, "CREATE TABLE t (id int PRIMARY KEY, n int)",
+                 "INSERT INTO t SELECT g, g FROM generate_series(1, 20000) g")
+    write_revision(app, "1", "op.execute('ALTER TABLE t ALTER COLUMN n TYPE bigint')\nop.execute('SELECT pg_sleep(0.3)')",
+                   "op.execute('ALTER TABLE t ALTER COLUMN n TYPE int')")
+    patient, impatient = appkit.rehearse(app, patience=20), appkit.rehearse(app, patience=0.2)
+    assert found(patient) == [] and patient.safe
+    assert found(impatient) == [("outage", "readers-wait", "t")] and not impatient.safe
+    wait = impatient.waits(rows=20_000_000).iloc[0]
+    assert wait["who"] == "readers and writers" and wait["seconds"] >= 0.3 and wait["rows"] == 20_000
+    assert wait["estimate"] == pytest.approx(1000 * wait["seconds"])
+    rewritten = patient.findings[patient.findings["finding"] == "table-rewritten"]
+    assert rewritten["where"].tolist() == ["t"]
+
+
+def test_an_index_built_concurrently_is_watched_from_outside_and_an_invalid_one_is_told(tmp_path):
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(url, tmp_path, "CREATE TABLE t (id int PRIMARY KEY, n int)",
+                 "INSERT INTO t SELECT g, g / 2 FROM generate_series(1, 100000) g")
+    block = "with op.get_context().autocommit_block():\n    op.create_index('{0}', 't', ['n'], unique={1}, " \
+            "postgresql_concurrently=True, if_not_exists={1})"
+    write_revision(app, "1", block.format("t_n", False), "op.drop_index('t_n', 't')")
+    rehearsal = appkit.rehearse(app, patience=0)
+    statement = rehearsal.statements[rehearsal.statements["statement"].str.contains("INDEX")].iloc[0]
+    assert "t ShareUpdateExclusiveLock" in statement["locks"] and statement["waits"] == ""
+    assert found(rehearsal) == [] and rehearsal.safe
+    write_revision(app, "2", block.format("t_u", True), "op.drop_index('t_u', 't')", follows="1")
+    rehearsal = appkit.rehearse(app, downgrade=False)
+    assert {"fails", "index-invalid"} <= {each[1] for each in found(rehearsal)}
