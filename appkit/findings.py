@@ -92,6 +92,8 @@ class Step:
     left_behind: str = ""  # what a failed revision left changed
     not_reached: tuple[str, ...] = ()
     trip: RoundTrip | None = None
+    deaths: tuple[tuple[str, str], ...] = ()  # before which statement it died, and why it could not be run again
+    tried: int = 0  # how many deaths were tried
     began: float = 0.0  # in seconds of time.perf_counter
     patience: float = 1.0  # seconds that the app's users may wait
     advise: Callable[[str], str] = str  # how to do what a statement does without stopping the app
@@ -99,7 +101,7 @@ class Step:
 
 def judge(step: Step) -> list[Finding]:
     """Give the findings of one revision, the gravest first; those accepted in its file as warnings."""
-    found = [*_failures(step), *_losses(step), *_outages(step), *_objects(step), *_inventions(step),
+    found = [*_failures(step), *_deaths(step), *_losses(step), *_outages(step), *_objects(step), *_inventions(step),
              *_invalid(step), *_reversal(step)]
     order = {severity: place for place, severity in enumerate((*UNSAFE, "warning"))}
     return sorted((_accepted(finding, step.script) for finding in found), key=lambda finding: order[finding.severity])
@@ -139,6 +141,15 @@ def _failures(step: Step) -> Iterator[Finding]:
     yield Finding(step.revision, "failure", "fails", where, evidence, f"The upgrade stops here.{rest}", advice)
     if step.left_behind:
         yield Finding(step.revision, "failure", "half-applied", where, step.left_behind, *wording.HALF_APPLIED)
+
+
+def _deaths(step: Step) -> Iterator[Finding]:
+    """Tell of statements after which a death leaves what can neither be finished nor taken back."""
+    if step.deaths:
+        told = "; ".join(f"before {_short(text)}: then {reason}" for text, reason in step.deaths[:2])
+        yield Finding(step.revision, "warning", "half-applied", "",
+                      f"died between its statements, it cannot be run again at {len(step.deaths)} of {step.tried} "
+                      f"points: {told}", wording.DIES, wording.HALF_APPLIED[1])
 
 
 # ---- what is lost

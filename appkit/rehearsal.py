@@ -32,6 +32,8 @@ from appkit.standin import StandIn, keep_loggers, no_bytecode
 from appkit.values import Kept
 from appkit.watching import Watch
 
+_DEATHS = 20  # at most so many of a revision's statements are died before
+
 _one_at_a_time = threading.Lock()  # Alembic's context is global to the process
 
 
@@ -106,8 +108,8 @@ def _run(asked: _Asked, to: str, stack: ExitStack, unfinished: ExitStack) -> Reh
     except duckdb.Error as reason:
         raise RehearsalError(f"Cannot keep or compare the rows: {reason_of(reason)}. Is the disk full?") from reason
     except (database.DriverError, DBAPIError) as reason:
-        raise RehearsalError(f"Cannot read the copy: {reason_of(reason)}. Is the database damaged, or does a column "
-                             "need a function of the app's?") from reason
+        raise RehearsalError(f"Cannot read the copy: {reason_of(reason)}. Is its server still running? Is the database "
+                             "damaged, or does a column need a function of the app's?") from reason
 
 
 class _Together(Exception):
@@ -134,6 +136,7 @@ class _Run:
         self._check_copy()
         self.snapshots = Snapshots(self.kept_folder.path)
         unfinished.callback(self.snapshots.close)
+        self.before: URL | None = None  # the copy before the revision at hand, where it may be left half-applied
         self.untouched: dict[int, Pair] = {}  # by the identity of what was kept
         self.needed: set[str] = set()  # the relations of states that are over
 
@@ -204,6 +207,8 @@ class _Run:
         """Run each revision in a run of env.py of its own, until one fails."""
         for place, revision in enumerate(pending):
             with _within(pending, place):
+                if self.downgrade and self.database.DDL_COMMITS:
+                    self.before = self.database.save_copy(self.url, self.folder, "before")
                 failure = self._try(self.standin.upgrade, revision)
                 self._close(revision, failure, pending[place + 1:])
             if failure:
@@ -311,8 +316,10 @@ class _Run:
         if failure:
             return Step(**facts, failure=failure, left_behind=_left_behind(pairs, schema), not_reached=rest), after
         self._note_added(pairs)
+        writing = list(self.watch.writing)
         trip = self._there_and_back(before, after, revision) if self.downgrade else None
-        return Step(**facts, trip=trip), after
+        deaths, tried = self._die_at_each(revision, writing) if self.before else ((), 0)
+        return Step(**facts, trip=trip, deaths=deaths, tried=tried), after
 
     def _begin(self, what: str, *contexts: AbstractContextManager) -> None:
         self.watch.begin()
@@ -366,6 +373,26 @@ class _Run:
                            again_schema=self._differences(after, again))
         finally:
             self.database.restore_copy(self.url, saved)
+
+    def _die_at_each(self, revision: str, writing: list[str]) -> tuple[tuple[tuple[str, str], ...], int]:
+        """Let the upgrade die between any two of its statements, and run it again; give where that fails, and why."""
+        points = range(2, min(len(writing), _DEATHS) + 1)
+        if not points:
+            return (), 0
+        saved = self.database.save_copy(self.url, self.folder, "saved")
+        stuck = []
+        try:
+            for place in points:
+                self.database.restore_copy(self.url, self.database.save_copy(self.before, self.folder, "trial"))
+                self.watch.dies_before = place
+                self._try(self.standin.upgrade, revision)
+                self.watch.dies_before = None
+                if again := self._try(self.standin.upgrade, revision):
+                    stuck.append((writing[place - 1], again.reason))
+        finally:
+            self.watch.dies_before = None
+            self.database.restore_copy(self.url, saved)
+        return tuple(stuck), len(points)
 
     # ---- looking
 

@@ -14,6 +14,7 @@ from appkit.databases import Hears, Statement, fold
 from appkit.errors import SourceTouchedError
 
 _ROWS = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|SELECT|WITH)\b", re.IGNORECASE)
+_ASKS = re.compile(r"\s*(SELECT|SHOW|SET|PRAGMA|DESC|DESCRIBE|EXPLAIN|BEGIN|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
 _FOLD = 8  # how far back the same statement is counted together: a loop may alternate between a few
 
 
@@ -25,6 +26,10 @@ def _place_behind(database: ModuleType) -> Callable[[Engine], str | None]:
                 found = database.place_behind(pooled.driver_connection)
         return found
     return place
+
+
+class Died(BaseException):
+    """The migration's process has died, as far as the migration can tell."""
 
 
 class Watch:
@@ -45,6 +50,7 @@ class Watch:
         self._observers: list[Any] = []
         self._ending: dict[Any, bool] = {}  # observers whose transactions are about to end: whether by a commit
         self._pausing = False
+        self.dies_before: int | None = None  # which of the statements that write; never, if None
         self.begin()
 
     def begin(self) -> None:
@@ -57,6 +63,7 @@ class Watch:
         self._now = threading.local()
         self._seen: set[str] = set()
         self._unwatched = 0
+        self.writing: list[str] = []  # the statements that write, but for the version table's, as they came
 
     @property
     def all_seen(self) -> bool:
@@ -172,10 +179,19 @@ class Watch:
         if observer and not self._pausing:
             self.settle()
             statement = Statement(text, repeated=text in self._seen)
+            self._note_writing(text)
             self._running.append((cursor, statement))
             text = observer.before(connection, cursor, text)
             statement.began = time.perf_counter()
         return text, parameters
+
+    def _note_writing(self, text: str) -> None:
+        version = rf"\s*\w+\s+(\w+\s+)?[\"`]?{re.escape(self.version_table)}\b"
+        if _ASKS.match(text) or re.match(version, text, re.IGNORECASE):
+            return
+        self.writing.append(text)
+        if self.dies_before == len(self.writing):
+            raise Died(f"before {' '.join(text.split())[:160]}")
 
     def _on_after(self, connection: Connection, cursor: Any, *_more: Any) -> None:
         statement = self._ended(cursor)

@@ -9,9 +9,10 @@ THREE_STEPS = {
     "check": "In three steps: 1. look at the rows that break the rule; 2. a revision that corrects them; "
              "3. one that adds the check.",
     "cast": "In three steps: 1. a revision that adds a column of the new type; 2. one that converts each value into "
-            "it, as you want those converted that do not fit; 3. one that drops the old column and renames the new one.",
-    "foreign key": "In three steps: 1. find the rows whose parent is missing; 2. a revision that deletes them, or points "
-                   "them elsewhere; 3. one that adds the constraint.",
+            "it, as you want those converted that do not fit; 3. one that drops the old column and renames the new "
+            "one.",
+    "foreign key": "In three steps: 1. find the rows whose parent is missing; 2. a revision that deletes them, or "
+                   "points them elsewhere; 3. one that adds the constraint.",
     "parent": "DROP TABLE deletes the table's rows first, and these rows refer to them while foreign keys are on. If a "
               "batch recreates the table, nothing is wrong with them: use appkit.Migrate, which switches foreign keys "
               "off for the migration and checks them before the commit. If the table is meant to go: 1. look at these "
@@ -22,8 +23,10 @@ CORRECT = "Correct the revision and rehearse again."
 HALF_APPLIED = ("The failed revision leaves the database between two revisions: it can neither be run again nor taken "
                 "back.",
                 "On SQLite use appkit.Migrate in place of flask_migrate.Migrate: it makes migrations atomic. Where a "
-                "statement commits by itself (MariaDB's DDL, an autocommit_block) write one per revision, so that it can "
-                "be run again: IF NOT EXISTS, IF EXISTS.")
+                "statement commits by itself (MariaDB's DDL, an autocommit_block) write one per revision, so that it "
+                "can be run again: IF NOT EXISTS, IF EXISTS.")
+DIES = ("Each statement that changes the schema is committed with it here: a process that is killed, or a statement "
+        "that fails, leaves the database between two revisions.")
 CHILDREN_GONE = ("A batch recreates the table by DROP TABLE, which deletes its rows first while foreign keys are on. "
                  "Use appkit.Migrate, which switches them off for the migration and checks them before the commit; or, "
                  "where rows were deleted on purpose, delete these on purpose too.")

@@ -268,3 +268,34 @@ def test_an_index_built_concurrently_is_watched_from_outside_and_an_invalid_one_
     write_revision(app, "2", block.format("t_u", True), "op.drop_index('t_u', 't')", follows="1")
     rehearsal = appkit.rehearse(app, downgrade=False)
     assert {"fails", "index-invalid"} <= {each[1] for each in found(rehearsal)}
+
+
+def test_a_revision_of_mariadb_that_dies_between_its_statements_is_told_to_be_stuck(tmp_path):
+    url = servers.new_database(servers.mariadb())
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", "op.add_column('parent', sa.Column('a', sa.Integer))\n"
+                             "op.add_column('parent', sa.Column('b', sa.Integer))\n"
+                             "op.add_column('child', sa.Column('c', sa.Integer))",
+                   "op.drop_column('child', 'c')\nop.drop_column('parent', 'b')\nop.drop_column('parent', 'a')")
+    again = "op.execute('ALTER TABLE parent ADD COLUMN IF NOT EXISTS {0} int')"
+    write_revision(app, "2", again.format("d") + "\n" + again.format("e"), "op.drop_column('parent', 'e')\n"
+                   "op.drop_column('parent', 'd')", follows="1")
+    rehearsal = appkit.rehearse(app)
+    half = rehearsal.findings[rehearsal.findings["finding"] == "half-applied"]
+    assert half[["revision", "severity"]].values.tolist() == [["1", "warning"]]
+    assert "at 2 of 2 points" in half["evidence"].iloc[0] and "Duplicate column name 'a'" in half["evidence"].iloc[0]
+    assert rehearsal.safe and "e" in rehearsal.table("parent").columns
+
+
+# ---- servers that go
+
+def test_a_server_killed_in_the_middle_ends_in_a_clear_error(tmp_path):
+    server = servers._postgresql.__wrapped__("18")
+    url = servers.new_database(server)
+    app = app_at(url, tmp_path, *SETUP)
+    folder = servers.execute(url, "SHOW data_directory")[0][0]
+    write_revision(app, "1", "import os, signal\nop.execute('ALTER TABLE parent ADD COLUMN a int')\n"
+                             f"os.kill(int(open({folder + '/postmaster.pid'!r}).readline()), signal.SIGQUIT)\n"
+                             "op.execute('SELECT pg_sleep(5)')\nop.execute('SELECT 1')")
+    with pytest.raises(appkit.RehearsalError, match="[Cc]annot re"):
+        appkit.rehearse(app)

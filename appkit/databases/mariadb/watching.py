@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from appkit.databases import Hears, Lock, Statement
 
+DDL_COMMITS = True  # whether a statement that changes the schema is committed with it
 WATCHED: dict[str, Any] = {}
 _PATIENCE = 10  # seconds; on a copy only another connection of the same migration can be in the way
 # From the one that disturbs least: the first that the server accepts is the one that a statement needs.
@@ -80,7 +81,7 @@ class Observer:
             statement.seconds, statement.began = seconds, time.perf_counter() - seconds
         written, read = self._count_since()
         existed = [name for name in self._tables if name in self._storage or not self._storage]
-        statement.scanned = {existed[0]: read} if len(existed) == 1 and read > 0 else {}
+        statement.scanned = {existed[0]: read - 1} if len(existed) == 1 and read > 1 else {}  # the end is read, too
         self._see_writes(statement, written)
         self._see_locks(statement, existed, written)
         self._see_rebuilds(statement)

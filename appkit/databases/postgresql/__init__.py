@@ -17,16 +17,16 @@ from appkit.databases.postgresql.naming import quote
 from appkit.databases.postgresql.obstacles import find_obstacle
 from appkit.databases.postgresql.reading import count_values, holds_database, read_orphans, reading_only
 from appkit.databases.postgresql.statements import find_drops, find_renames, find_table_renames
-from appkit.databases.postgresql.watching import WATCHED, Observer, hear_connections
+from appkit.databases.postgresql.watching import DDL_COMMITS, WATCHED, Observer, hear_connections
 
 _LAZY = {"read_copy": "rows", "read_ordered": "rows", "read_rows": "rows", "understand": "meanings"}
 
-__all__ = ["DriverError", "Guard", "Observer", "ROOM", "WATCHED", "adopt_copy", "advise", "back_up", "copy_database",
-           "count_values", "drop_copies", "drop_copy", "empty_database", "find_drops", "find_obstacle", "find_renames",
-           "find_table_renames", "hear_connections", "holds_database", "is_connection", "notes_of", "place_asked",
-           "place_behind", "place_of", "quote", "read_catalogue", "read_copy", "read_ordered", "read_orphans",
-           "read_rows", "read_structure", "read_tables", "reading_only", "restore_copy", "save_copy", "size_of",
-           "understand"]
+__all__ = ["DDL_COMMITS", "DriverError", "Guard", "Observer", "ROOM", "WATCHED", "adopt_copy", "advise", "back_up",
+           "copy_database", "count_values", "drop_copies", "drop_copy", "empty_database", "find_drops", "find_obstacle",
+           "find_renames", "find_table_renames", "hear_connections", "holds_database", "is_connection", "notes_of",
+           "place_asked", "place_behind", "place_of", "quote", "read_catalogue", "read_copy", "read_ordered",
+           "read_orphans", "read_rows", "read_structure", "read_tables", "reading_only", "restore_copy", "save_copy",
+           "size_of", "understand"]
 
 
 def __getattr__(name: str) -> Any:

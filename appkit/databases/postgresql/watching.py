@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from appkit.databases import Hears, Lock, Statement
 from appkit.databases.postgresql.naming import quote
 
+DDL_COMMITS = False  # whether a statement that changes the schema is committed with it
 WATCHED: dict[str, Any] = {}
 _PATIENCE = "10s"  # on a copy only another connection of the same migration can be in the way
 _EVERY = 0.002  # seconds between two looks at a statement that runs outside of a transaction

@@ -13,6 +13,7 @@ from appkit.databases import Hears, Statement
 from appkit.databases.sqlite.copies import place_asked
 from appkit.errors import AppkitError
 
+DDL_COMMITS = False  # whether a statement that changes the schema is committed with it
 # SQLite tells what a statement can write to when it is prepared, so each has to be prepared anew.
 WATCHED = {"cached_statements": 0}
 _STORAGE = "SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"
