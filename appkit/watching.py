@@ -68,7 +68,7 @@ class Watch:
     @property
     def all_seen(self) -> bool:
         """Whether every connection to the copy was watched: what one past SQLAlchemy wrote is not known."""
-        return self._unwatched <= 0
+        return self._unwatched == 0
 
     def __enter__(self) -> "Watch":
         listeners = [(Engine, "do_connect", self._on_do_connect, {}), (Pool, "connect", self._on_connect, {}),
@@ -141,11 +141,11 @@ class Watch:
         place = self._database.place_behind(connection)
         if place in self._source_places:
             self._refuse("An engine that makes its own connections")
-        if place == self._copy_place:
-            self._unwatched -= 1
         if place == self._copy_place and not self._pausing:
-            record.info["appkit"] = self._database.Observer(
-                connection, Hears(self._copy_place, self._tell, self._refuse))
+            self._unwatched -= 1
+            with self.pausing():  # it may open a connection of its own
+                record.info["appkit"] = self._database.Observer(
+                    connection, Hears(self._copy_place, self._tell, self._refuse))
             self._observers.append(record.info["appkit"])
 
     def _on_close(self, _connection: Any, record: Any) -> None:
@@ -159,7 +159,8 @@ class Watch:
     # ---- the copy
 
     def _on_open(self, _who: str) -> None:
-        self._unwatched += 1
+        if not self._pausing:
+            self._unwatched += 1
 
     def _tell(self, table: str | None) -> None:
         if table:

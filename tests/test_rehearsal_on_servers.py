@@ -299,3 +299,67 @@ def test_a_server_killed_in_the_middle_ends_in_a_clear_error(tmp_path):
                              "op.execute('SELECT pg_sleep(5)')\nop.execute('SELECT 1')")
     with pytest.raises(appkit.RehearsalError, match="[Cc]annot re"):
         appkit.rehearse(app)
+
+
+# ---- past SQLAlchemy, and past the copy
+
+def test_a_drivers_own_connection_to_the_source_is_refused(url, tmp_path):
+    app = app_at(url, tmp_path, *SETUP)
+    if url.get_backend_name() == "mariadb":
+        opened = (f"import pymysql\npymysql.connect(host='127.0.0.1', port={url.port}, user={url.username!r}, "
+                  f"password={url.password!r}, database={url.database!r})")
+    else:
+        opened = (f"import psycopg\npsycopg.connect(host='127.0.0.1', port={url.port}, user={url.username!r}, "
+                  f"password={url.password!r}, dbname={url.database!r})")
+    write_revision(app, "1", opened)
+    with pytest.raises(appkit.SourceTouchedError):
+        appkit.rehearse(app)
+
+
+def test_what_a_drivers_own_connection_to_the_copy_writes_is_seen(url, tmp_path):
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", """
+        url = op.get_bind().engine.url
+        op.execute("COMMIT")
+        if url.get_backend_name() == "mariadb":
+            import pymysql
+            other = pymysql.connect(host=url.host, port=url.port, user=url.username, password=url.password,
+                                    database=url.database)
+        else:
+            import psycopg
+            other = psycopg.connect(host=url.host, port=url.port, user=url.username, password=url.password,
+                                    dbname=url.database)
+        other.cursor().execute("UPDATE parent SET name = 'gone' WHERE id = 1")
+        other.commit()
+        other.close()
+    """)
+    rehearsal = appkit.rehearse(app, downgrade=False)
+    assert found(rehearsal) == [("loss", "values-changed", "parent.name")]
+
+
+@pytest.mark.parametrize("statement", ["CREATE ROLE nobody_knows", "DROP DATABASE {source}",
+                                       "GRANT {user} TO {user}", "CREATE USER nobody_knows"])
+def test_a_statement_that_reaches_past_the_copy_is_refused(url, tmp_path, statement):
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", f"op.execute({statement.format(source=url.database, user=url.username)!r})")
+    with pytest.raises(appkit.SourceTouchedError, match="A statement"):
+        appkit.rehearse(app)
+
+
+def test_another_database_of_the_same_server_is_not_written_to(tmp_path):
+    url = servers.new_database(servers.mariadb())
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", f"op.execute('UPDATE {url.database}.parent SET name = NULL')")
+    with pytest.raises(appkit.SourceTouchedError, match="A statement"):
+        appkit.rehearse(app)
+    assert servers.execute(url, "SELECT count(name) FROM parent") == [(2,)]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_locks_are_held_until_the_transaction_of_all_revisions_ends(tmp_path, apart):
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(url, tmp_path, *SETUP, **({"transaction_per_migration": True} if apart else {}))
+    write_revision(app, "1", "op.add_column('parent', sa.Column('a', sa.Integer))")
+    write_revision(app, "2", "op.execute('SELECT pg_sleep(0.5)')", follows="1")
+    rehearsal = appkit.rehearse(app, patience=0.4, downgrade=False)
+    assert found(rehearsal) == ([] if apart else [("outage", "readers-wait", "parent")])

@@ -77,6 +77,7 @@ class Lock:
     mode: str  # in the database's own words
     since: float
     until: float | None = None
+    alone: bool = False  # whether it ended with its statement, whatever transaction came after
 
 
 @dataclass

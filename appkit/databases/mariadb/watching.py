@@ -1,16 +1,23 @@
 """What a statement does to a private copy on MariaDB: which algorithm and lock it needs, rebuilds, scans, warnings."""
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy import Connection
 
 from appkit.databases import Hears, Lock, Statement
+from appkit.databases.hearing import Heard, hear_drivers
+from appkit.databases.mariadb.servers import place_behind
 
 DDL_COMMITS = True  # whether a statement that changes the schema is committed with it
 WATCHED: dict[str, Any] = {}
+_DOORS = (("pymysql.connections:Connection", "connect"), ("MySQLdb", "connect"))
+# What is of the server, and not of the copy.
+_BEYOND = re.compile(
+    r"\s*((CREATE|ALTER|DROP|RENAME)\s+(OR\s+REPLACE\s+)?(ROLE|USER|DATABASE|SCHEMA|SERVER|TABLESPACE)|GRANT|REVOKE|USE"
+    r"|SET\s+(GLOBAL|PASSWORD|DEFAULT\s+ROLE|PERSIST)|INSTALL|UNINSTALL|FLUSH|RESET|KILL|SHUTDOWN)\b", re.IGNORECASE)
+_SYSTEM = {"information_schema", "performance_schema", "mysql", "sys"}
 _PATIENCE = 10  # seconds; on a copy only another connection of the same migration can be in the way
 # From the one that disturbs least: the first that the server accepts is the one that a statement needs.
 _LADDER = (("INSTANT", "NONE"), ("NOCOPY", "NONE"), ("NOCOPY", "SHARED"), ("INPLACE", "NONE"), ("INPLACE", "SHARED"),
@@ -23,6 +30,7 @@ _ALONE = re.compile(r"\s*(DROP|RENAME|TRUNCATE)\s+(TABLE\b)?", re.IGNORECASE)
 _SCHEMA = re.compile(r"\s*(CREATE|ALTER|DROP|RENAME|TRUNCATE|ANALYZE|OPTIMIZE)\b", re.IGNORECASE)
 _READS = re.compile(r"\s*(SELECT|SHOW|SET|DESC|DESCRIBE|EXPLAIN|BEGIN|START|COMMIT|ROLLBACK|SAVEPOINT)\b",
                     re.IGNORECASE)
+_BEFORE_DOT = re.compile(r"(?:`((?:[^`]|``)+)`|([\w$]+))\s*\.\s*[`\w]")
 _COUNTED = ("Handler_write", "Handler_update", "Handler_delete", "Handler_read_rnd_next")
 _TABLES = ("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() "
            "AND table_type LIKE '%TABLE%'")
@@ -48,6 +56,8 @@ class Observer:
     def before(self, _connection: Connection, _cursor: Any, text: str) -> str:
         """Note how things stand before a statement; give the statement to run."""
         self._done, self._warnings = None, []
+        if _BEYOND.match(text) or not _READS.match(text) and self._names_another(text):
+            self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
         self._tables = [] if _READS.match(text) else self._named(text)
         self._storage = self._numbers() if _SCHEMA.match(text) else {}
         self._counts = self._read_counts()
@@ -102,7 +112,7 @@ class Observer:
         if statement.algorithm or _ALONE.match(statement.text):
             mode = (statement.algorithm or "LOCK=EXCLUSIVE").rpartition("LOCK=")[2]
             now = time.perf_counter()
-            statement.locks = [Lock(name, f"LOCK={mode}", statement.began, now) for name in existed]
+            statement.locks = [Lock(name, f"LOCK={mode}", statement.began, now, alone=True) for name in existed]
             who = {"SHARED": ("writers",), "EXCLUSIVE": ("readers", "writers")}.get(mode, ())
             statement.waits = {f"{each} of {name}" for name in existed for each in who}
         elif written and not _SCHEMA.match(statement.text):
@@ -138,6 +148,15 @@ class Observer:
 
     def _all(self) -> list[str]:
         return [name for name, in self._ask(_TABLES)]
+
+    def _names_another(self, text: str) -> bool:
+        """Say whether a statement names another database of the server, before a dot."""
+        bare = re.sub(r"'(?:[^'\\]|\\.|'')*'", "''", text)
+        named = {(plain or quoted.replace("``", "`")).lower() for quoted, plain in _BEFORE_DOT.findall(bare)}
+        if not named:
+            return False
+        own = {self._ask("SELECT DATABASE()")[0][0].lower(), *_SYSTEM, *(name.lower() for name in self._all())}
+        return bool((named - own) & {name.lower() for name, in self._ask("SHOW DATABASES")})
 
     def _alone(self, table: str) -> bool:
         """Say whether what is written to a table goes no further: no trigger, and no foreign key to it."""
@@ -175,7 +194,6 @@ class Observer:
             return list(cursor.fetchall())
 
 
-@contextmanager
-def hear_connections(_heard: dict[str, Callable[[str], None]]) -> Iterator[None]:
-    """Do nothing: nobody tells of a connection that is opened past SQLAlchemy."""
-    yield
+def hear_connections(heard: Heard) -> AbstractContextManager[None]:
+    """Call a function for every connection that PyMySQL or mysqlclient opens to a place; it may refuse."""
+    return hear_drivers(_DOORS, heard, place_behind)

@@ -2,18 +2,25 @@
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
 from appkit.databases import Hears, Lock, Statement
+from appkit.databases.hearing import Heard, hear_drivers
 from appkit.databases.postgresql.naming import quote
+from appkit.databases.postgresql.servers import place_behind
 
 DDL_COMMITS = False  # whether a statement that changes the schema is committed with it
 WATCHED: dict[str, Any] = {}
+_DOORS = (("psycopg", "connect"), ("psycopg:Connection", "connect"), ("psycopg2", "connect"))
+# What is of the server, and not of the copy.
+_BEYOND = re.compile(
+    r"\s*((CREATE|ALTER|DROP)\s+(ROLE|USER(?!\s+MAPPING)|GROUP|DATABASE|TABLESPACE|SUBSCRIPTION|SYSTEM)"
+    r"|(DROP|REASSIGN)\s+OWNED|(GRANT|REVOKE)\b(?!.*\bON\b))\b", re.IGNORECASE | re.DOTALL)
 _PATIENCE = "10s"  # on a copy only another connection of the same migration can be in the way
 _EVERY = 0.002  # seconds between two looks at a statement that runs outside of a transaction
 _IDLE, _FAILED = 0, 3  # of a transaction, as libpq tells it
@@ -24,7 +31,8 @@ SELECT c.oid::int8, CASE WHEN n.nspname = current_schema() THEN '' ELSE n.nspnam
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
 WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'm', 'i', 'I') AND n.nspname !~ '^pg_toast'"""
-# One round trip: what this transaction holds, how it stands now, and where the write-ahead log stands.
+# One round trip: what this transaction holds, how it stands now, and where the write-ahead log stands. What it has made
+# itself is left out as long as that stands as it was seen: nobody waits for it, and a revision may make hundreds.
 _HELD = """
 SELECT w.lsn, {flush}l.relation::int8, l.modes, CASE WHEN n.nspname = current_schema() THEN '' ELSE n.nspname END,
        c.relname, c.relkind::text, coalesce(pg_relation_filenode(l.relation), 0)::int8, coalesce(i.indrelid, 0)::int8,
@@ -33,7 +41,14 @@ SELECT w.lsn, {flush}l.relation::int8, l.modes, CASE WHEN n.nspname = current_sc
 FROM (SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8 AS lsn) w
      LEFT JOIN (SELECT relation, array_agg(mode) AS modes FROM pg_catalog.pg_locks
                 WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted AND relation >= 16384
-                      AND database <> 0 GROUP BY relation) l ON true
+                      AND database <> 0
+                      AND NOT EXISTS (SELECT FROM unnest(%s::oid[], %s::int8[], %s::int8[]) own (oid, filenode, rows)
+                          WHERE own.oid = relation AND own.filenode = coalesce(pg_relation_filenode(relation), 0)
+                                AND own.rows = coalesce(pg_stat_get_xact_tuples_returned(relation), 0)
+                                    + coalesce(pg_stat_get_xact_tuples_inserted(relation), 0)
+                                    + coalesce(pg_stat_get_xact_tuples_updated(relation), 0)
+                                    + coalesce(pg_stat_get_xact_tuples_deleted(relation), 0))
+                GROUP BY relation) l ON true
      LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation
      LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = l.relation"""
@@ -82,19 +97,21 @@ class Observer:
     def __init__(self, driver: Any, hears: Hears) -> None:
         self._driver, self._hears = driver, hears
         self._probe = _connect_alike(driver)
-        self._pid = _ask(driver, "SELECT pg_backend_pid()")[0][0]
-        self._flush = driver.info.server_version >= 150000
-        self._held = _HELD.format(flush=_FLUSH if self._flush else "NULL, ")
-        _ask(driver, self._held)
-        _ask(driver, f"SELECT set_config('lock_timeout', '{_PATIENCE}', false) "
-                     "WHERE current_setting('lock_timeout') = '0'")
+        self._flush = _FLUSH if driver.info.server_version >= 150000 else "NULL, "
+        self._held = _HELD.format(flush=self._flush)
+        self._pid = _ask(driver, f"SELECT pg_backend_pid(), {self._flush}set_config('lock_timeout', CASE setting WHEN '0' "
+                                 f"THEN '{_PATIENCE}' ELSE setting || 'ms' END, false) "
+                                 "FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'")[0][0]
         driver.commit()
-        self._committed, self._wal = self._look(), 0
         self._start()
 
     def _start(self) -> None:
         """Begin with the transaction that comes."""
-        self._now = dict(self._committed)  # relations by oid, as the transaction sees them
+        self._committed: dict[int, _Relation] = {}  # by oid, as all others see them
+        self._now: dict[int, _Relation] = {}  # as the transaction sees them
+        self._asked: set[int] = set()
+        self._own: dict[int, tuple[int, int]] = {}  # what nobody else sees, by oid: its file, its rows read or written
+        self._wal: int | None = None
         self._modes: dict[int, set[str]] = {}
         self._counts: dict[int, tuple[int, int, int]] = {}  # rows read, inserted, updated or deleted, by table
         self._locks: list[Lock] = []
@@ -104,10 +121,27 @@ class Observer:
         self._read = {oid: read for oid, *_, read in rows}
         return {oid: _Relation(*row) for oid, *row, _ in rows}
 
+    def _learn(self, oids: set[int]) -> None:
+        """Find out how relations that the transaction has locked stand for others: until its end they stay so."""
+        if oids <= self._asked:
+            return
+        found = {oid: _Relation(*row) for oid, *row, _ in
+                 _ask(self._probe, f"{_RELATIONS} AND c.oid = ANY (%s::oid[])", _array(oids - self._asked))}
+        self._committed |= found
+        self._now |= found
+        self._asked |= oids
+
     def before(self, _connection: Connection, _cursor: Any, text: str) -> str:
         """Note how things stand before a statement; give the statement to run."""
-        self._wal = self._read_wal()
-        self._sampler = _Sampler(self._probe, self._pid) if self._driver.autocommit and not _READS.match(text) else None
+        if _BEYOND.match(text):
+            self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
+        self._sampler = None
+        if self._wal is None or self._driver.autocommit:
+            self._wal = self._read_wal()
+        if self._driver.autocommit and not _READS.match(text):
+            self._hand_in()
+            self._committed = self._look()  # what was read until here is not this statement's
+            self._sampler = _Sampler(self._probe, self._pid)
         return text
 
     def after(self, _connection: Connection, _cursor: Any, statement: Statement) -> None:
@@ -122,11 +156,14 @@ class Observer:
 
     def _after(self, statement: Statement) -> None:
         statement.locks, statement.waits, statement.scanned = [], set(), {}
-        for lsn, _, oid, modes, *row, read, inserted, changed in _ask(self._driver, self._held):
-            statement.wal = lsn - self._wal
+        own = [(oid, *each) for oid, each in self._own.items()]
+        rows = _ask(self._driver, self._held, *(_array(each[place] for each in own) for place in range(3)))
+        self._learn({oid for _, _, oid, *_ in rows if oid is not None})
+        for _, _, oid, modes, *row, read, inserted, changed in rows:
             if oid is not None:
                 self._see(statement, oid, set(modes), _Relation(*row) if row[1] is not None else None,
                           (read or 0, inserted or 0, changed or 0))
+        statement.wal, self._wal = rows[0][0] - self._wal, rows[0][0]
         self._locks += statement.locks
 
     def _see(self, statement: Statement, oid: int, modes: set[str], relation: _Relation | None,
@@ -136,7 +173,9 @@ class Observer:
             self._now.pop(oid, None)
         else:
             self._now[oid] = relation
-        known = before or relation
+            if oid not in self._committed:
+                self._own[oid] = relation.filenode, sum(counts)
+        known = before if oid in self._committed else relation or before
         if known is None:
             return
         if before and relation and before.filenode != relation.filenode:
@@ -179,13 +218,10 @@ class Observer:
                 yield who
 
     def _lock_at_once(self, statement: str) -> bool:
-        _ask(self._probe, "BEGIN")
         try:
-            _ask(self._probe, statement)
+            _ask(self._probe, f"{statement}; SELECT")  # two at once are a transaction, which ends with them
         except _module_of(self._probe).OperationalError:  # lock_not_available
             return False
-        finally:
-            _ask(self._probe, "ROLLBACK")
         return True
 
     # ---- outside of one
@@ -193,13 +229,11 @@ class Observer:
     def _after_sampling(self, statement: Statement) -> None:
         """Take what was sampled, and what two looks at everything tell."""
         sampled = self._sampler.stop()
-        if self._flush:
-            _ask(self._driver, "SELECT pg_stat_force_next_flush()")
+        self._hand_in()
         before, read = self._committed, self._read
-        self._committed = after = self._look()
-        self._now = dict(after)
+        after = self._look()
         statement.wal = self._read_wal() - self._wal
-        statement.locks = [Lock(before[oid].name, mode, since, until) for (oid, mode), (since, until) in
+        statement.locks = [Lock(before[oid].name, mode, since, until, alone=True) for (oid, mode), (since, until) in
                            sorted(sampled.items()) if oid in before and before[oid].kind in _TABLES]
         statement.waits = {told for lock in statement.locks for told in _waiting(lock)}
         statement.scanned = {each.name: self._read[oid] - read.get(oid, 0) for oid, each in before.items()
@@ -212,6 +246,11 @@ class Observer:
                 if each.kind in _TABLES:
                     self._hears.tell(each.name)
 
+    def _hand_in(self) -> None:
+        """Have the connection hand in what it has counted."""
+        if self._flush == _FLUSH:
+            _ask(self._driver, f"SELECT {self._flush}NULL")
+
     def _read_wal(self) -> int:
         """Give where the write-ahead log of the server stands: what others write meanwhile is counted, too."""
         return _ask(self._probe, "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8")[0][0]
@@ -220,6 +259,7 @@ class Observer:
 
     def fail(self) -> None:
         """Hear that a statement has failed."""
+        self._wal = None  # what it wrote is not the next one's doing
         if self._sampler:
             self._sampler.stop()
 
@@ -228,8 +268,6 @@ class Observer:
         now = time.perf_counter()
         for lock in self._locks:
             lock.until = now
-        if committed:
-            self._committed = self._now
         self._start()
 
     def close(self) -> None:
@@ -269,10 +307,9 @@ def _waiting(lock: Lock) -> Iterator[str]:
         yield f"writers of {lock.table}"
 
 
-@contextmanager
-def hear_connections(_heard: dict[str, Callable[[str], None]]) -> Iterator[None]:
-    """Do nothing: libpq tells nobody of a connection. What one past SQLAlchemy wrote, the server's counters tell."""
-    yield
+def hear_connections(heard: Heard) -> AbstractContextManager[None]:
+    """Call a function for every connection that psycopg or psycopg2 opens to a place; it may refuse."""
+    return hear_drivers(_DOORS, heard, place_behind)
 
 
 def _module_of(driver: Any) -> Any:
@@ -288,11 +325,15 @@ def _connect_alike(driver: Any) -> Any:
     return second
 
 
-def _ask(driver: Any, statement: str) -> list[tuple]:
+def _array(numbers: Iterable[int]) -> str:
+    return f"{{{','.join(map(str, numbers))}}}"
+
+
+def _ask(driver: Any, statement: str, *parameters: str) -> list[tuple]:
     """Run a statement of ours on a driver's connection; give its rows as tuples, whatever the app's own factories."""
     rows = _module_of(driver)
     factory = ({"row_factory": import_module("psycopg.rows").tuple_row} if rows.__name__ == "psycopg"
                else {"cursor_factory": import_module("psycopg2.extensions").cursor})
     with driver.cursor(**factory) as cursor:
-        cursor.execute(statement)
+        cursor.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
