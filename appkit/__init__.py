@@ -14,6 +14,7 @@ _HOMES = {
     "Post": "models",
     "Rehearsal": "result",
     "User": "models",
+    "compare_databases": "verdicts",
     "compare_schema": "schema",
     "create_app": "app",
     "db": "models",

@@ -19,6 +19,8 @@ from appkit.values import shortened
 
 COLUMNS = ["revision", "severity", "finding", "where", "evidence", "effect", "advice"]
 UNSAFE = ("loss", "outage", "failure")
+_WRITES_ROWS = re.compile(r"\s*(INSERT|UPDATE|REPLACE|WITH|LOAD|CALL)\b", re.IGNORECASE)
+_COUNTS = re.compile(r"\b(GENERATED|AUTO_INCREMENT|AS)\b")
 _ENOUGH = 1000  # rows, for a rate to mean something
 
 
@@ -377,19 +379,24 @@ def _inventions(step: Step) -> Iterator[Finding]:
                 yield Finding(step.revision, "warning", "values-invented", where,
                               f"{column.invented} of {_rows(pair.ledger.before)} had NULL, now: {told}",
                               *wording.NULLS_FILLED)
-            elif not column.was and (default := _default(step, pair.name, column.column)):
+            elif not column.was and (origin := _origin(step, pair.name, column.column)):
                 values = filled_with(pair.comparison, column.column, None)
                 if len(values) == 1 and pair.ledger.kept + pair.ledger.changed:
                     yield Finding(step.revision, "warning", "values-invented", where,
-                                  f"all {values[0][1]} rows get {shortened(values[0][0])} (DEFAULT {default})",
+                                  f"all {values[0][1]} rows get {shortened(values[0][0])} ({origin})",
                                   *wording.DEFAULT_FILLED)
 
 
-def _default(step: Step, table: str, column: str) -> str:
-    """Give the DEFAULT of a column; '' where it has none."""
+def _origin(step: Step, table: str, column: str) -> str:
+    """Say where the values of a new column come from, if nobody entered them; '' if somebody may have."""
     definition = next((entry.definition for entry in step.catalogue.get(table, ())
                        if (entry.kind, entry.name) == ("column", column)), "")
-    return f" {definition}".partition(" DEFAULT ")[2]
+    if default := f" {definition}".partition(" DEFAULT ")[2]:
+        return f"DEFAULT {default}"
+    written = any(_WRITES_ROWS.match(statement.text) for statement in step.statements if table in statement.tables)
+    if "NOT NULL" not in definition or written or _COUNTS.search(definition):
+        return ""
+    return "it has no DEFAULT: the server invents a value"
 
 
 def _values_told(values: list[tuple[Any, int]]) -> str:

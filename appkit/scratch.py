@@ -114,21 +114,20 @@ def _fill(engine: sa.Engine, rows: int) -> None:
 
 
 def _only(columns: list[str], rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Leave out of each row what the table does not have at this revision."""
+    """Leave out of each row what the table does not have at this revision; the database counts the ids itself."""
     for row in rows:
-        yield {name: row[name] for name in columns}
+        yield {name: row[name] for name in columns if name in row}
 
 
 def _users(rows: int) -> Iterator[dict[str, Any]]:
     for number in range(1, rows + 1):
         name = f"{_NAMES[number % len(_NAMES)]} {number}"
-        yield {"id": number, "username": name, "email": f"user{number}@example.org"}
+        yield {"username": name, "email": f"user{number}@example.org"}
 
 
 def _posts(rows: int) -> Iterator[dict[str, Any]]:
     for number in range(1, rows + 1):
         yield {
-            "id": number,
             "author_id": number * number % rows + 1,  # squares: some write much, some nothing
             "title": f"{_TITLES[number % len(_TITLES)]} ({number})",
             "body": _BODIES[number % len(_BODIES)],

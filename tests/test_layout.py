@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "appkit"
 
 # From the door down; a room may import only rooms that stand after it.
-ROOMS = ["cli", "scratch", "app", "models", "rehearsal", "drift", "result", "findings", "objects", "applying", "record", "watching", "standin", "script",
+ROOMS = ["cli", "scratch", "app", "models", "verdicts", "rehearsal", "drift", "result", "findings", "objects", "applying", "record", "watching", "standin", "script",
          "outage", "wording", "display", "diagram", "printing", "migrate", "review", "loggers", "differences", "matching", "ledger", "comparison", "snapshots", "large", "values", "folders", "history", "diagnosis", "schema", "tables",
          "databases", "aside", "batches", "progress", "errors"]
 

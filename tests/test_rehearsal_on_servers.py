@@ -363,3 +363,50 @@ def test_locks_are_held_until_the_transaction_of_all_revisions_ends(tmp_path, ap
     write_revision(app, "2", "op.execute('SELECT pg_sleep(0.5)')", follows="1")
     rehearsal = appkit.rehearse(app, patience=0.4, downgrade=False)
     assert found(rehearsal) == ([] if apart else [("outage", "readers-wait", "parent")])
+
+
+UNANNOUNCED = {
+    "op.alter_column('t', 'n', comment=None, existing_comment='told')": [],
+    "op.execute('DROP VIEW v')": [],
+    "op.execute('DROP TYPE unused')": [],
+    "op.drop_constraint('t_n_check', 't')": [],
+    "op.drop_index('t_part', 't')": [],
+    "op.rename_table('t', 't2')": [],
+    "op.execute('ALTER TABLE t ALTER COLUMN m TYPE text USING m::text')": [],
+    "op.execute('UPDATE t SET n = n')": [],
+    "op.execute('ALTER TABLE t DROP COLUMN n CASCADE')": [
+        ("loss", "objects-lost", "t.column n"), ("loss", "objects-lost", "v.v"), ("loss", "values-lost", "t.n")],
+    "op.drop_table('t', schema='other')": [("loss", "rows-lost", "other.t")],
+    "op.execute(\"UPDATE other.t SET name = 'y'\")": [("loss", "values-changed", "other.t.name")],
+    "op.execute('ALTER TABLE part DETACH PARTITION part_1')": [],
+    "op.execute('DROP TABLE part_1')": [("loss", "rows-lost", "part_1")],
+}
+
+
+@pytest.mark.parametrize("upgrade", UNANNOUNCED)
+def test_what_only_postgresql_has_is_lost_when_nothing_announced_it(tmp_path, upgrade):
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(
+        url, tmp_path, "CREATE TYPE mood AS ENUM ('sad', 'ok')", "CREATE TYPE unused AS ENUM ('a')",
+        "CREATE TABLE t (id serial PRIMARY KEY, m mood, n int CHECK (n > 0))", "INSERT INTO t (m, n) VALUES ('sad', 1)",
+        "CREATE VIEW v AS SELECT id, n FROM t", "CREATE INDEX t_part ON t (n) WHERE n > 1",
+        "COMMENT ON COLUMN t.n IS 'told'", "CREATE SCHEMA other", "CREATE TABLE other.t (id int PRIMARY KEY, name text)",
+        "INSERT INTO other.t VALUES (1, 'x')", "CREATE TABLE part (id int, at date) PARTITION BY RANGE (at)",
+        "CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+        "INSERT INTO part VALUES (1, '2026-02-02')")
+    write_revision(app, "1", upgrade)
+    assert sorted(found(appkit.rehearse(app, downgrade=False))) == UNANNOUNCED[upgrade]
+    servers.drop_database(url)
+
+
+def test_mariadb_invents_values_for_a_column_without_default_and_that_is_told(tmp_path):
+    url = servers.new_database(servers.mariadb())
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", "op.add_column('parent', sa.Column('age', sa.Integer, nullable=False))",
+                   "op.drop_column('parent', 'age')")
+    write_revision(app, "2", "op.add_column('parent', sa.Column('size', sa.Integer, nullable=True))\n"
+                             "op.execute('UPDATE parent SET size = 3')", "op.drop_column('parent', 'size')", follows="1")
+    findings = appkit.rehearse(app).findings
+    invented = findings[findings["finding"] == "values-invented"]
+    assert invented[["revision", "severity", "where"]].values.tolist() == [["1", "warning", "parent.age"]]
+    assert "all 3 rows get 0" in invented["evidence"].iloc[0]

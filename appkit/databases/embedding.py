@@ -42,7 +42,7 @@ class Server:
 def private_folder() -> Path:
     """Make a folder for a server, with a path that is short enough for its socket."""
     short = len(tempfile.gettempdir()) < _SOCKET
-    return Path(tempfile.mkdtemp(prefix="appkit-private-server-", dir=None if short else "/tmp"))
+    return Path(tempfile.mkdtemp(prefix="appkit-server-", dir=None if short else "/tmp"))
 
 
 def new_database(url: URL) -> URL:

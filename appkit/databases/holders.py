@@ -47,13 +47,13 @@ def _told(blocker: Blocker, pid_of: Callable[[Any], int | None]) -> str:
 def _found_here(pid: int, pid_of: Callable[[Any], int | None]) -> Iterator[str]:
     """Name the connections of this process that have a server's session, and how each is let go."""
     objects = gc.get_objects()
-    for session in (each for each in objects if isinstance(each, Session)):
+    for session in (each for each in objects if issubclass(type(each), Session)):  # a dead proxy's class is not to be had
         try:
             if session.in_transaction() and _pid(session.connection(), pid_of) == pid:
                 yield "It is this process: an open Session. Call db.session.rollback() (or commit, or close it)."
         except SQLAlchemyError:
             continue  # bound to nothing, or to something that is gone
-    for connection in (each for each in objects if isinstance(each, Connection)):
+    for connection in (each for each in objects if issubclass(type(each), Connection)):
         if _pid(connection, pid_of) == pid:
             yield ("It is this process: a Connection that was not closed, or rows that were not read to their end. "
                    "Close it, or read inside `with engine.connect() as connection:`.")

@@ -15,6 +15,7 @@ _COPY = re.compile(rf"\s*INSERT\s+INTO\s+({PATH})\s*\((.*?)\)\s*SELECT\s+(.*)\s+
                    re.IGNORECASE | re.DOTALL)
 _DROP = re.compile(rf"\s*DROP\s+((?:MATERIALIZED\s+)?\w+)\s+(?:CONCURRENTLY\s+)?(?:IF\s+EXISTS\s+)?({PATH}.*)$",
                    re.IGNORECASE | re.DOTALL)
+_COMMENT = re.compile(rf"\s*COMMENT\s+ON\s+(\w+)\s+({PATH})", re.IGNORECASE)
 _COLUMN = re.compile(rf"(?:{PATH}\s*\.\s*)?({NAME})(?:\s+AS\s+{NAME})?", re.IGNORECASE)
 _CAST = re.compile(rf"CAST\((.*) AS .*?\)(?:\s+AS\s+{NAME})?", re.IGNORECASE | re.DOTALL)
 _TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/|[\w\s]+|.""", re.DOTALL)
@@ -70,12 +71,15 @@ def find_table_renames(statements: Iterable[str]) -> dict[str, str]:
 
 def find_drops(statements: Iterable[str]) -> frozenset[tuple[str, str]]:
     """Give what statements dropped by name, but for tables: the kinds that it may be, and the folded name."""
-    found = set()
+    found, statements = set(), list(statements)
     for match in filter(None, map(_DROP.match, _single(statements))):
         kind = " ".join(match[1].lower().split())
         for name in _listed(match[2]):
             name = name.rpartition(".")[2] if kind in _BARE else name
             found |= {(each, fold(name)) for each in _KINDS.get(kind, ())}
+    for match in filter(None, map(_COMMENT.match, statements)):
+        kind, name = match[1].lower(), plain(match[2]).rpartition(".")[2]
+        found.add(("comment", kind if kind in ("table", "view") else f"{kind} {fold(name)}"))
     return frozenset(found)
 
 

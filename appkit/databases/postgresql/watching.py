@@ -32,23 +32,19 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
      LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
 WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'm', 'i', 'I') AND n.nspname !~ '^pg_toast'"""
 # One round trip: what this transaction holds, how it stands now, and where the write-ahead log stands. What it has made
-# itself is left out as long as that stands as it was seen: nobody waits for it, and a revision may make hundreds.
+# itself, and the statement does not name, is left out: nobody waits for it, and a revision may make hundreds.
 _HELD = """
+WITH held AS MATERIALIZED (
+    SELECT relation, mode FROM pg_catalog.pg_locks
+    WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted AND relation >= 16384 AND database <> 0),
+seen AS MATERIALIZED (SELECT relation FROM held EXCEPT SELECT unnest(%s::oid[]))
 SELECT w.lsn, {flush}l.relation::int8, l.modes, CASE WHEN n.nspname = current_schema() THEN '' ELSE n.nspname END,
        c.relname, c.relkind::text, coalesce(pg_relation_filenode(l.relation), 0)::int8, coalesce(i.indrelid, 0)::int8,
        pg_stat_get_xact_tuples_returned(l.relation), pg_stat_get_xact_tuples_inserted(l.relation),
        pg_stat_get_xact_tuples_updated(l.relation) + pg_stat_get_xact_tuples_deleted(l.relation)
 FROM (SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8 AS lsn) w
-     LEFT JOIN (SELECT relation, array_agg(mode) AS modes FROM pg_catalog.pg_locks
-                WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted AND relation >= 16384
-                      AND database <> 0
-                      AND NOT EXISTS (SELECT FROM unnest(%s::oid[], %s::int8[], %s::int8[]) own (oid, filenode, rows)
-                          WHERE own.oid = relation AND own.filenode = coalesce(pg_relation_filenode(relation), 0)
-                                AND own.rows = coalesce(pg_stat_get_xact_tuples_returned(relation), 0)
-                                    + coalesce(pg_stat_get_xact_tuples_inserted(relation), 0)
-                                    + coalesce(pg_stat_get_xact_tuples_updated(relation), 0)
-                                    + coalesce(pg_stat_get_xact_tuples_deleted(relation), 0))
-                GROUP BY relation) l ON true
+     LEFT JOIN (SELECT relation, array_agg(mode) AS modes FROM seen JOIN held USING (relation) GROUP BY relation) l
+     ON true
      LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation
      LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = l.relation"""
@@ -110,7 +106,7 @@ class Observer:
         self._committed: dict[int, _Relation] = {}  # by oid, as all others see them
         self._now: dict[int, _Relation] = {}  # as the transaction sees them
         self._asked: set[int] = set()
-        self._own: dict[int, tuple[int, int]] = {}  # what nobody else sees, by oid: its file, its rows read or written
+        self._own: dict[int, str] = {}  # what nobody else sees, as a text would name it, by oid
         self._wal: int | None = None
         self._modes: dict[int, set[str]] = {}
         self._counts: dict[int, tuple[int, int, int]] = {}  # rows read, inserted, updated or deleted, by table
@@ -156,8 +152,8 @@ class Observer:
 
     def _after(self, statement: Statement) -> None:
         statement.locks, statement.waits, statement.scanned = [], set(), {}
-        own = [(oid, *each) for oid, each in self._own.items()]
-        rows = _ask(self._driver, self._held, *(_array(each[place] for each in own) for place in range(3)))
+        text = statement.text.lower()
+        rows = _ask(self._driver, self._held, _array(oid for oid, name in self._own.items() if name not in text))
         self._learn({oid for _, _, oid, *_ in rows if oid is not None})
         for _, _, oid, modes, *row, read, inserted, changed in rows:
             if oid is not None:
@@ -174,7 +170,7 @@ class Observer:
         else:
             self._now[oid] = relation
             if oid not in self._committed:
-                self._own[oid] = relation.filenode, sum(counts)
+                self._own[oid] = relation.bare.replace('"', '""').lower()
         known = before if oid in self._committed else relation or before
         if known is None:
             return
