@@ -6,7 +6,7 @@ every `flask` command of an app, stays as quick as Flask-Migrate alone: pandas a
 from importlib import import_module
 from typing import Any
 
-from appkit.errors import (AppkitError, ApplyError, MigrationError, OrphanedRowsError, RehearsalError,
+from appkit.errors import (AppkitError, ApplyError, BlockedError, MigrationError, OrphanedRowsError, RehearsalError,
                            SourceTouchedError, UnknownTableError, UnsupportedDatabaseError)
 
 _HOMES = {
@@ -29,8 +29,8 @@ _HOMES = {
     "rehearse": "rehearsal",
 }
 
-__all__ = sorted([*_HOMES, "AppkitError", "ApplyError", "MigrationError", "OrphanedRowsError", "RehearsalError",
-                  "SourceTouchedError", "UnknownTableError", "UnsupportedDatabaseError"])
+__all__ = sorted([*_HOMES, "AppkitError", "ApplyError", "BlockedError", "MigrationError", "OrphanedRowsError",
+                  "RehearsalError", "SourceTouchedError", "UnknownTableError", "UnsupportedDatabaseError"])
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 from typing import Any
 
 from appkit.comparison import CHANGED, FILLED, KEPT, LOST, TOGETHER, Comparison
-from appkit.values import SEVERAL, UNION, Kept, as_union, boxed, literal, shortened
+from appkit.values import SEVERAL, UNION, Kept, as_python, as_union, boxed, literal, shortened
 
 
 def differences(comparison: Comparison) -> list[tuple[tuple | None, str, Any, Any]]:
@@ -22,7 +22,16 @@ def differences(comparison: Comparison) -> list[tuple[tuple | None, str, Any, An
     order = ", ".join(map(str, range(1, width + 2))) if width else "ALL"
     found = comparison.connection.execute(f"SELECT * FROM {cells} ORDER BY {order}").fetchall()
     found = comparison.large.restore_rows(found)
-    return [(tuple(row[:width]) or None, row[width + 1], row[width + 2], row[width + 3]) for row in found]
+    return [(tuple(row[:width]) or None, name, _of(comparison.before, _was(comparison, name), before),
+             _of(comparison.after, name, after)) for *row, name, before, after in found]
+
+
+def _was(comparison: Comparison, name: str) -> str:
+    return comparison.lineage.get(name, name)
+
+
+def _of(kept: Kept, name: str, value: Any) -> Any:
+    return as_python(kept, kept.position(name), value) if value is not None else None
 
 
 def sample_changes(comparison: Comparison, was: str, name: str, limit: int = 3) -> list[tuple[str, Any, Any]]:
@@ -56,12 +65,14 @@ def _first(comparison: Comparison, source: str, limit: int) -> list[tuple[str, i
 def _value(comparison: Comparison, kept: Kept, place: int, row: int) -> Any:
     if kept.few:
         return kept.few.values(place)[row]
-    return comparison.large.restore(comparison.row(f"SELECT c{place} FROM {kept.relation} WHERE rowid = {row}")[0])
+    found = comparison.large.restore(comparison.row(f"SELECT c{place} FROM {kept.relation} WHERE rowid = {row}")[0])
+    return as_python(kept, place, found)
 
 
 def _key_told(comparison: Comparison, values: tuple) -> str:
-    names = (comparison.before.names[b] for b, _ in comparison.key)
-    return ", ".join(f"{name}={shortened(value)}" for name, value in zip(names, values))
+    before = comparison.before
+    return ", ".join(f"{before.names[b]}={shortened(as_python(before, b, value))}"
+                     for (b, _), value in zip(comparison.key, values))
 
 
 def filled_with(comparison: Comparison, name: str, was: str | None, limit: int = 4) -> list[tuple[Any, int]]:
@@ -76,7 +87,8 @@ def filled_with(comparison: Comparison, name: str, was: str | None, limit: int =
                   f"AND d.b IS NOT NULL AND d.f{b} = {FILLED}")
     found = comparison.connection.execute(f"SELECT a.c{a}, count(*) AS n FROM {source} WHERE a.c{a} IS NOT NULL "
                                           f"GROUP BY a.c{a} ORDER BY n DESC, a.c{a} LIMIT {limit}")
-    return comparison.large.restore_rows(found.fetchall())
+    return [(as_python(comparison.after, a, value), count)
+            for value, count in comparison.large.restore_rows(found.fetchall())]
 
 
 def lost_for_good(comparison: Comparison, back: Comparison | None) -> tuple[int, tuple[str, ...], dict[str, int]]:

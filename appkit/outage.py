@@ -23,7 +23,8 @@ class Wait(NamedTuple):
 
 def find_waits(statements: Iterable[Statement], rows: dict[str, int]) -> Iterator[Wait]:
     """Give for each table who waited, the longest first; `rows` are the tables' before, by name."""
-    found = {of: max(spans, key=_length) for of, spans in _spans(statements).items()}
+    found = {(table, who): max(spans, key=_length) for (table, who), spans in _spans(statements).items()
+             if who in _STOPPED and spans}
     waits = []
     for (table, who), span in found.items():
         readers = found.get((table, "readers"))
@@ -47,7 +48,7 @@ def find_scans(statements: list[Statement]) -> Iterator[tuple[str, str, int]]:
 
 
 class _Span(NamedTuple):
-    """A time in which somebody waited without a pause, and the statement that began it."""
+    """A time in which somebody waited, and the statement that began it."""
 
     began: float
     ended: float
@@ -60,16 +61,12 @@ def _length(span: _Span) -> float:
 
 def _spans(statements: Iterable[Statement]) -> dict[tuple[str, str], list[_Span]]:
     """Give when each table's readers, and its writers, waited: between two transactions they get their turn."""
-    held = sorted((lock.since, lock.until, statement.text, table, who) for statement in statements
-                  for who, table in map(_split, statement.waits or ()) if who in _STOPPED
-                  for lock in statement.locks or () if lock.table == table and lock.until is not None)
     found: dict[tuple[str, str], list[_Span]] = {}
-    for since, until, text, table, who in held:
-        spans = found.setdefault((table, who), [])
-        if spans and since <= spans[-1].ended:
-            spans[-1] = spans[-1]._replace(ended=max(until, spans[-1].ended))
-        else:
-            spans.append(_Span(since, until, text))
+    for statement in statements:
+        for who, table in map(_split, statement.waits or ()):
+            found.setdefault((table, who), []).extend(
+                _Span(lock.since, lock.until, statement.text) for lock in statement.locks or ()
+                if lock.table == table and lock.until is not None)
     return found
 
 

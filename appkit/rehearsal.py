@@ -7,15 +7,15 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import duckdb
 from flask import Flask
 from sqlalchemy import URL, Connection, Engine, MetaData, create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from appkit.databases import Statement, Table, app_of, database_of, engine_of, fold, with_driver
@@ -108,7 +108,7 @@ def _run(asked: _Asked, to: str, stack: ExitStack, unfinished: ExitStack) -> Reh
         return _Run(asked, stack, unfinished).rehearse(to)
     except duckdb.Error as reason:
         raise RehearsalError(f"Cannot keep or compare the rows: {reason_of(reason)}. Is the disk full?") from reason
-    except (database.DriverError, DBAPIError) as reason:
+    except (database.DriverError, SQLAlchemyError) as reason:
         raise RehearsalError(f"Cannot read the copy: {reason_of(reason)}. Is its server still running? Is the database "
                              "damaged, or does a column need a function of the app's?") from reason
 
@@ -133,6 +133,8 @@ class _Run:
         self._copy(asked, stack, unfinished)
         self.standin = StandIn(asked.app, self.url)
         stack.callback(self.standin.engine.dispose)
+        self._reader = create_engine(self.url, pool_size=1, max_overflow=0)
+        stack.callback(self._reader.dispose)
         self.watch = stack.enter_context(Watch(self.database, self.standin.engine, [self.source]))
         self._check_copy()
         self.snapshots = Snapshots(self.kept_folder.path)
@@ -203,11 +205,14 @@ class _Run:
         """Give what was found of each revision, now that it is known how long its locks were held."""
         later = 0.0
         for step in reversed(self.steps):
-            for lock in (lock for statement in step.statements for lock in statement.locks or ()
-                         if lock.until and not lock.alone):
-                lock.until += later
-            # Where env.py runs all revisions in one transaction, each holds its locks until the last one is done.
-            later += step.ran if self.standin.together else 0.0
+            alone = [statement.began for statement in step.statements if statement.alone]
+            for lock in (lock for statement in step.statements for lock in statement.locks or ()):
+                if lock.until and not lock.alone and lock.since > max(alone, default=0.0):
+                    lock.until += later
+            # Where env.py runs all revisions in one transaction, each holds its locks until the last one is done, or
+            # until one commits to run a statement outside of it.
+            later = min(alone) - step.began if alone else later + step.ran
+            later = later if self.standin.together else 0.0
             self.found[step.revision] += judge_waits(step)
         return [finding for step in self.steps for finding in by_gravity(self.found[step.revision])]
 
@@ -243,11 +248,12 @@ class _Run:
             return True
         ours: list[BaseException] = []  # what is raised by looking is not the migration's doing
         with _within(pending, 0):
-            failure = self._try(self.standin.upgrade_all, pending, partial(self._after, pending, ours))
+            failure = self._try(self.standin.upgrade_all, pending, self._before, partial(self._after, pending, ours))
         if ours and not isinstance(ours[0], _Together):
             raise ours[0]
         place = len(self.steps)
         if ours or place == len(pending) and (failure or self.watch.touched or not self.watch.all_seen):
+            self._reader.dispose()
             self.database.restore_copy(self.url, self.database.save_copy(self.start, self.folder, "saved"))
             self._reset()
             return False
@@ -256,12 +262,20 @@ class _Run:
                 self._close(pending[place], failure, pending[place + 1:])
         return True
 
+    def _before(self) -> None:
+        # What env.py set for its one transaction (SET LOCAL), a commit in the middle would take away.
+        self.may_commit = not self.watch.statements
+
     def _after(self, pending: tuple[str, ...], ours: list[BaseException], revision: str,
-               read_heads: Callable[[Connection], Any]) -> None:
+               read_heads: Callable[[Connection], Any], commit: Callable[[], None]) -> None:
         place = len(self.steps)
         try:
-            with self.watch.pausing(), self._reader.connect() as connection:
-                if revision not in read_heads(connection):
+            if not self._is_committed(revision, read_heads):
+                if not self.may_commit:
+                    raise _Together
+                with suppress(Exception):  # it is env.py's own transaction
+                    commit()
+                if not self._is_committed(revision, read_heads):
                     raise _Together
             self.running.close()
             with _within(pending, place):
@@ -272,6 +286,10 @@ class _Run:
         except BaseException as reason:
             ours.append(reason)
             raise
+
+    def _is_committed(self, revision: str, read_heads: Callable[[Connection], Any]) -> bool:
+        with self.watch.pausing(), self._reader.connect() as connection:
+            return revision in read_heads(connection)
 
     def _forget_all_but(self, states: list[State]) -> None:
         """Drop the rows that neither these states, the last ones, nor those before them hold."""
@@ -372,6 +390,7 @@ class _Run:
 
     def _there_and_back(self, before: State, after: State, revision: str) -> RoundTrip:
         """Take a revision back and apply it again, then put the copy back to where it was before that."""
+        self._reader.dispose()
         saved = self.database.save_copy(self.url, self.folder, "saved")
         try:
             refused = self._try(self.standin.downgrade, revision)
@@ -389,6 +408,7 @@ class _Run:
             return replace(trip, again_pairs=self._pairs(after, again, []),
                            again_schema=self._differences(after, again))
         finally:
+            self._reader.dispose()
             self.database.restore_copy(self.url, saved)
 
     def _die_at_each(self, revision: str, writing: list[str]) -> tuple[tuple[tuple[str, str], ...], int]:
@@ -412,10 +432,6 @@ class _Run:
         return tuple(stuck), len(points)
 
     # ---- looking
-
-    @cached_property
-    def _reader(self) -> Engine:
-        return create_engine(self.url, poolclass=NullPool)
 
     def _look(self, before: State | None, touched: set[str] | None) -> State:
         """Keep every table's rows as they stand; a table that nothing can have written to is not read again."""

@@ -126,7 +126,7 @@ class Rehearsal:
                            database_of(engine_of(self._record.app)))
 
     def waits(self, rows: int | None = None) -> pd.DataFrame:
-        """Give who would wait for the app's tables while this is applied, and for how long; the longest first.
+        """Give who would wait for the app's tables while this is applied, and for how long, by revision.
 
         Parameters
         ----------

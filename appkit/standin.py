@@ -100,19 +100,29 @@ class StandIn:
 
     def upgrade(self, revision: str) -> None:
         """Run one revision's upgrade on the copy, through the app's own env.py."""
-        self.upgrade_all([revision], lambda _revision, _heads: None)
+        step = MigrationStep.upgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision))
+        self._run(lambda _heads, _context: [step])
 
-    def upgrade_all(self, revisions: Sequence[str], after: Callable[[str, Callable[[Connection], Any]], None]) -> None:
+    def upgrade_all(self, revisions: Sequence[str], before: Callable[[], None], after: Callable[..., None]) -> None:
         """Run several revisions' upgrades in one run of the app's own env.py, as `flask db upgrade` does.
 
-        `after` is called after each, with a function that gives the heads as another connection sees them.
+        `before` is called before the first, `after` after each, with two functions: one that gives the heads as another
+        connection sees them, and one that commits what Alembic would commit with the last revision only.
         """
         def steps(_heads: Any, context: MigrationContext) -> Iterator[MigrationStep]:
+            def read_heads(connection: Connection) -> tuple[str, ...]:
+                return MigrationContext.configure(connection, opts={
+                    "version_table": context.version_table,
+                    "version_table_schema": context.version_table_schema}).get_current_heads()
+
+            def commit() -> None:
+                with context.autocommit_block():
+                    pass  # it begins another transaction afterwards
+
+            before()
             for revision in revisions:
                 yield MigrationStep.upgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision))
-                after(revision, lambda connection: MigrationContext.configure(connection, opts={
-                    "version_table": context.version_table,
-                    "version_table_schema": context.version_table_schema}).get_current_heads())
+                after(revision, read_heads, commit)
 
         self._run(steps)
 

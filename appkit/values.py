@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from decimal import Decimal
 from typing import Any
 
 from appkit.batches import Batch, Parts
@@ -179,6 +181,15 @@ def _equal(old: str | None, new: str | None, kinds: str) -> str | None:
     if kinds[0] == kinds[1]:
         return f"{old} = {new}"
     return _FORMS[kinds].format(old, new) if kinds in _FORMS else None
+
+
+def as_python(kept: Kept, place: int, value: Any) -> Any:
+    """Give a value that DuckDB gives as Python has it: a decimal, or an instant, where the column holds such."""
+    if kept.kinds[place] == "n" and isinstance(value, str):
+        return Decimal(value)
+    if kept.kinds[place] == "z" and isinstance(value, datetime):
+        return value.replace(tzinfo=timezone.utc)
+    return value
 
 
 def shortened(value: Any) -> str:

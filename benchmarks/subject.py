@@ -53,13 +53,13 @@ SMALL = ('op.add_column("setting", sa.Column("note", sa.String(20)))', 'op.drop_
 
 
 def make_app(folder: str, database: str = "app.db") -> "Flask":
-    """Make the app on a database file of its folder, with Flask-Migrate's own env.py."""
+    """Make the app on a database file of its folder, or on a URL, with Flask-Migrate's own env.py."""
     import flask_migrate
     from flask import Flask
     from flask_sqlalchemy import SQLAlchemy
 
     app = Flask("measured", instance_path=f"{folder}/instance")
-    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{folder}/{database}"
+    app.config["SQLALCHEMY_DATABASE_URI"] = database if "://" in database else f"sqlite:///{folder}/{database}"
     flask_migrate.Migrate(app, SQLAlchemy(app), directory=f"{folder}/migrations")
     return app
 
@@ -80,6 +80,8 @@ def write_history(folder: str, bodies: list[tuple[str, str]]) -> None:
     """Write a history whose revisions 0001, 0002, … have these upgrades and downgrades."""
     import flask_migrate
 
+    os.makedirs(folder, exist_ok=True)
+
     with make_app(folder).app_context(), redirect_stdout(StringIO()):
         flask_migrate.init()
     for number, (upgrade, downgrade) in enumerate(bodies, start=1):
@@ -96,7 +98,7 @@ def back_up(folder: str, copy: str) -> None:
 
 
 def upgrading(folder: str, database: str) -> Callable[[], None]:
-    """Give what upgrades a database of the folder to the head, as `flask db upgrade` does."""
+    """Give what upgrades a database of the folder, or at a URL, to the head, as `flask db upgrade` does."""
     import flask_migrate
 
     app = make_app(folder, database)

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import appkit
+from appkit.databases import engine_of
 from appkit.databases.mariadb import embedded as mariadb
 from appkit.databases.postgresql import embedded as postgresql
 
@@ -65,10 +67,11 @@ def test_a_server_is_safe_from_who_sweeps_up_what_killed_processes_left(name):
 
 
 def test_a_demo_may_have_any_of_them(name):
-    app = appkit.demo(3, name)
-    assert appkit.list_tables(app)["rows"].tolist() == [1, 3, 3]
-    assert appkit.demo(1, name).config["SQLALCHEMY_DATABASE_URI"] != app.config["SQLALCHEMY_DATABASE_URI"]
-    appkit.databases.engine_of(app).dispose()
+    first, second = appkit.demo(3, name), appkit.demo(1, name)
+    assert appkit.list_tables(first)["rows"].tolist() == [1, 3, 3]
+    assert appkit.list_tables(second)["rows"].tolist() == [1, 1, 1]
+    for app in (first, second):
+        engine_of(app).dispose()
 
 
 def test_where_there_is_no_server_the_error_says_what_to_install(monkeypatch):
@@ -82,15 +85,22 @@ def test_where_there_is_no_server_the_error_says_what_to_install(monkeypatch):
         postgresql.start()
 
 
-def test_a_server_that_does_not_start_says_why_and_leaves_nothing(name, monkeypatch, tmp_path):
+WRONG = {("mariadb", "_MAKE"): "--no-such-option", ("mariadb", "_RUN"): "--no-such-option",
+         ("postgresql", "_MAKE"): "--no-such-option", ("postgresql", "_SET"): "max_connections=0"}
+
+
+@pytest.mark.parametrize("options", ["_MAKE", "_RUN"])
+def test_a_server_that_does_not_start_says_why_and_leaves_nothing(name, options, monkeypatch):
     module = {"mariadb": mariadb, "postgresql": postgresql}[name]
-    wrong = {"mariadb": "--innodb-page-size=7", "postgresql": "-x"}[name]
-    monkeypatch.setattr(module.embedding, "private_folder", lambda: (tmp_path / "server").mkdir() or tmp_path / "server")
-    monkeypatch.setattr(module, "_MAKE", (*module._MAKE, wrong))
+    options = options if (name, options) in WRONG else "_SET"
+    folder = Path(tempfile.mkdtemp())  # a test's own is closed to the user that the server runs as
+    folder.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(module, options, (*getattr(module, options), WRONG[name, options]))
     module._start.cache_clear()
-    with pytest.raises(appkit.AppkitError, match="cannot be made: .*"):
+    with pytest.raises(appkit.AppkitError, match="cannot be made: ." if options == "_MAKE" else "does not start: ."):
         module.start()
-    assert list(tmp_path.iterdir()) == []
+    folder.rmdir()  # or is not empty
 
 
 @pytest.mark.parametrize("url", ["sqlite", "oracle", "nonsense"])

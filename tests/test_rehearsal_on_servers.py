@@ -410,3 +410,81 @@ def test_mariadb_invents_values_for_a_column_without_default_and_that_is_told(tm
     invented = findings[findings["finding"] == "values-invented"]
     assert invented[["revision", "severity", "where"]].values.tolist() == [["1", "warning", "parent.age"]]
     assert "all 3 rows get 0" in invented["evidence"].iloc[0]
+
+
+def test_values_that_differ_are_given_as_python_has_them(tmp_path):
+    from datetime import datetime, timezone
+    from decimal import Decimal
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(url, tmp_path, "CREATE TABLE t (id int PRIMARY KEY, p numeric(10, 2), at timestamptz, ok boolean)",
+                 "INSERT INTO t VALUES (1, 1.50, '2026-01-02 03:04:05+00', true)")
+    write_revision(app, "1", "op.execute(\"UPDATE t SET p = 2, at = at + interval '1 day', ok = NULL\")")
+    rows = appkit.rehearse(app, downgrade=False).rows("t").values.tolist()
+    day = [datetime(2026, 1, each, 3, 4, 5, tzinfo=timezone.utc) for each in (2, 3)]
+    assert rows == [[1, "p", Decimal("1.5"), Decimal("2")], [1, "at", *day], [1, "ok", True, None]]
+    assert type(rows[0][2]) is Decimal
+
+
+HARMLESS = ["op.add_column('t', sa.Column('a', sa.Integer))",
+            "op.add_column('t', sa.Column('b', sa.Integer, server_default='3', nullable=False))",
+            "op.alter_column('t', 's', type_=sa.String(50))", "op.alter_column('t', 's', type_=sa.Text)",
+            "op.alter_column('t', 'n', server_default='5')", "op.alter_column('t', 'n', new_column_name='m')",
+            "op.execute('ALTER TABLE t ADD CONSTRAINT pos CHECK (n > 0) NOT VALID')",
+            "op.execute('ALTER TABLE t ADD FOREIGN KEY (n) REFERENCES p (id) NOT VALID')",
+            "op.create_table('new', sa.Column('id', sa.Integer, primary_key=True))\nop.create_index('new_i', 'new', ['id'])",
+            "with op.get_context().autocommit_block():\n    op.create_index('t_n', 't', ['n'], postgresql_concurrently=True)"]
+HARMFUL = {"op.alter_column('t', 'n', nullable=False)": {("full-scan-under-lock", "t")},
+           "op.create_index('t_n', 't', ['n'])": {("full-scan-under-lock", "t")},
+           "op.alter_column('t', 'n', type_=sa.BigInteger)": {("table-rewritten", "t")},
+           "op.create_check_constraint('pos', 't', 'n > 0')": {("full-scan-under-lock", "t")},
+           "op.create_foreign_key('f', 't', 'p', ['n'], ['id'])": {("full-scan-under-lock", "t"),
+                                                                  ("full-scan-under-lock", "p")},
+           "op.execute('ALTER TABLE t ADD COLUMN u float8 DEFAULT random()')": {("table-rewritten", "t")}}
+
+
+@pytest.mark.parametrize("upgrade", [*HARMLESS, *HARMFUL])
+def test_what_takes_longer_with_the_rows_is_told_and_its_harmless_twin_is_not(tmp_path, upgrade):
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(url, tmp_path, "CREATE TABLE p (id int PRIMARY KEY)", "INSERT INTO p VALUES (1), (2)",
+                 "CREATE TABLE t (id int PRIMARY KEY, n int, s varchar(20))",
+                 "INSERT INTO t SELECT g, 1, 'x' FROM generate_series(1, 2000) g")
+    write_revision(app, "1", upgrade)
+    findings = appkit.rehearse(app, downgrade=False).findings
+    told = {(row.finding, row.where) for row in findings.itertuples()
+            if row.finding not in ("drift", "values-invented")}
+    assert told == HARMFUL.get(upgrade, set())
+    servers.drop_database(url)
+
+
+def test_the_copy_may_be_made_on_another_server(tmp_path):
+    url, other = servers.new_database(servers.postgresql("15")), servers.postgresql("18")
+    app = app_at(url, tmp_path, *SETUP, f'ALTER DATABASE "{url.database}" SET timezone TO \'Asia/Kolkata\'')
+    write_revision(app, "1", "op.drop_column('parent', 'name')\nop.execute(\"CREATE TABLE zone AS "
+                             "SELECT current_setting('timezone') AS name, current_setting('server_version') AS v\")")
+    before = contents(url)
+    rehearsal = appkit.rehearse(app, downgrade=False, copy_to=other.render_as_string(hide_password=False))
+    assert found(rehearsal) == [("loss", "values-lost", "parent.name")]
+    assert rehearsal.table("zone")["name"].tolist() == ["Asia/Kolkata"]
+    assert rehearsal.table("zone")["v"][0].startswith("18")
+    assert contents(url) == before
+    del rehearsal
+    gc.collect()
+    assert not {name for name in servers.databases(other) if name.startswith("appkit_")}
+    servers.drop_database(url)
+
+
+def test_locks_end_where_a_later_revision_commits_to_run_outside_of_the_transaction(tmp_path):
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", "op.add_column('parent', sa.Column('a', sa.Integer))")
+    write_revision(app, "2", "with op.get_context().autocommit_block():\n    op.execute('SELECT pg_sleep(0.5)')\n"
+                             "    op.execute('VACUUM child')", follows="1")
+    assert found(appkit.rehearse(app, patience=0.4, downgrade=False)) == []
+
+
+def test_a_look_at_a_few_rows_is_no_full_scan(tmp_path):
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(url, tmp_path, "CREATE TABLE t (id int, n int)", "INSERT INTO t SELECT g, g FROM generate_series(1, 9000) g")
+    write_revision(app, "1", "op.add_column('t', sa.Column('a', sa.Integer))\nop.execute('SELECT * FROM t LIMIT 3')")
+    findings = appkit.rehearse(app, downgrade=False).findings
+    assert "full-scan-under-lock" not in set(findings["finding"])

@@ -88,6 +88,7 @@ class Statement:
     seconds: float = 0.0
     rows: int | None = None
     wrote: bool = False
+    alone: bool = False  # whether it ran outside of a transaction, which ended before
     repeated: bool = False  # whether the same text was run before
     tables: set[str] = field(default_factory=set)  # that it can have written to
     rewritten: set[str] = field(default_factory=set)

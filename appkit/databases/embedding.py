@@ -11,7 +11,6 @@ from itertools import count
 from pathlib import Path
 
 from sqlalchemy import URL, create_engine
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from appkit.errors import AppkitError
@@ -35,7 +34,8 @@ class Server:
     make: list  # the command that makes its data
     run: list  # the server's own
     stop: str  # the signal that ends it at once
-    failed: str  # what its log says when it does not start
+    ready: str  # what its log says when it takes connections
+    failed: str  # and when it never will
     url: URL
 
 
@@ -96,15 +96,12 @@ def _as(user: str | None) -> dict:
 
 def _wait(server: Server, guard: subprocess.Popen) -> None:
     deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return _execute(server.url, "SELECT 1")
-        except OperationalError as reason:
-            said = _log(server)
-            if time.monotonic() > deadline or server.failed in said:
-                guard.stdin.close()
-                raise AppkitError(f"The embedded {server.name} does not start: {said[-1000:].strip()}") from reason
-            time.sleep(0.02)
+    while server.ready not in (said := _log(server)):  # not asked: a driver that is refused may leave a socket open
+        if time.monotonic() > deadline or server.failed in said:
+            guard.stdin.close()
+            guard.wait()
+            raise AppkitError(f"The embedded {server.name} does not start: {said[-1000:].strip()}")
+        time.sleep(0.02)
 
 
 def _log(server: Server) -> str:

@@ -47,7 +47,8 @@ def _told(blocker: Blocker, pid_of: Callable[[Any], int | None]) -> str:
 def _found_here(pid: int, pid_of: Callable[[Any], int | None]) -> Iterator[str]:
     """Name the connections of this process that have a server's session, and how each is let go."""
     objects = gc.get_objects()
-    for session in (each for each in objects if issubclass(type(each), Session)):  # a dead proxy's class is not to be had
+    # By their type: what has died behind a weak proxy has no class any more.
+    for session in (each for each in objects if issubclass(type(each), Session)):
         try:
             if session.in_transaction() and _pid(session.connection(), pid_of) == pid:
                 yield "It is this process: an open Session. Call db.session.rollback() (or commit, or close it)."

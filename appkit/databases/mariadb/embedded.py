@@ -38,7 +38,7 @@ def _start() -> URL:
         make=[install, *_MAKE, f"--datadir={data}"],
         run=[server, *_RUN, f"--datadir={data}", f"--socket={socket}", f"--init-file={first}"],
         stop="KILL",  # it would take its time to keep what is deleted then
-        failed="[ERROR] Aborting",
+        ready="ready for connections", failed="[ERROR] Aborting",
         url=URL.create(with_driver("mariadb://").drivername, "root", password, "localhost",
                        query={"unix_socket": str(socket)}, database="mysql")))
 

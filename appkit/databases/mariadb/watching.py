@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from appkit.databases import Hears, Lock, Statement
 from appkit.databases.hearing import Heard, hear_drivers
+from appkit.databases.mariadb.naming import as_text
 from appkit.databases.mariadb.servers import place_behind
 
 DDL_COMMITS = True  # whether a statement that changes the schema is committed with it
@@ -34,7 +35,11 @@ _BEFORE_DOT = re.compile(r"(?:`((?:[^`]|``)+)`|([\w$]+))\s*\.\s*[`\w]")
 _COUNTED = ("Handler_write", "Handler_update", "Handler_delete", "Handler_read_rnd_next")
 _TABLES = ("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() "
            "AND table_type LIKE '%TABLE%'")
-_TRIGGERS = "SELECT event_object_table FROM information_schema.triggers WHERE trigger_schema = DATABASE()"
+# Only those that a text may name are opened for it; that is then told exactly.
+_NAMED = (_TABLES + " AND LOCATE(REPLACE(CONVERT(table_name USING utf8mb4), '`', '``') COLLATE utf8mb4_general_ci, "
+          "{text} COLLATE utf8mb4_general_ci)")
+_TRIGGERS = ("SELECT event_object_table FROM information_schema.triggers WHERE event_object_schema = DATABASE() "
+             "AND event_object_table = {table}")
 
 
 class Observer:
@@ -56,10 +61,10 @@ class Observer:
     def before(self, _connection: Connection, _cursor: Any, text: str) -> str:
         """Note how things stand before a statement; give the statement to run."""
         self._done, self._warnings = None, []
+        self._tables = [] if _READS.match(text) else self._named(text)
         if _BEYOND.match(text) or not _READS.match(text) and self._names_another(text):
             self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
-        self._tables = [] if _READS.match(text) else self._named(text)
-        self._storage = self._numbers() if _SCHEMA.match(text) else {}
+        self._storage = self._numbers(self._tables) if self._tables and _SCHEMA.match(text) else {}
         self._counts = self._read_counts()
         if _ALTER.match(text) and not _SAYS_HOW.search(text) and self._climb(text):
             return "DO 0"
@@ -122,7 +127,7 @@ class Observer:
 
     def _see_rebuilds(self, statement: Statement) -> None:
         if self._storage:
-            now = self._numbers()
+            now = self._numbers(self._named(statement.text))
             statement.rewritten |= {name for name, number in self._storage.items()
                                     if name in self._tables and now.get(name, number) != number}
 
@@ -144,7 +149,8 @@ class Observer:
     def _named(self, text: str) -> list[str]:
         """Give the tables that a statement may name."""
         folded = text.lower()
-        return [name for name in self._all() if name.lower().replace("`", "``") in folded]
+        return [name for name, in self._ask(_NAMED.format(text=as_text(text)))
+                if re.search(rf"(?<![\w$]){re.escape(name.lower().replace('`', '``'))}(?![\w$])", folded)]
 
     def _all(self) -> list[str]:
         return [name for name, in self._ask(_TABLES)]
@@ -153,6 +159,7 @@ class Observer:
         """Say whether a statement names another database of the server, before a dot."""
         bare = re.sub(r"'(?:[^'\\]|\\.|'')*'", "''", text)
         named = {(plain or quoted.replace("``", "`")).lower() for quoted, plain in _BEFORE_DOT.findall(bare)}
+        named -= {name.lower() for name in self._tables}
         if not named:
             return False
         own = {self._ask("SELECT DATABASE()")[0][0].lower(), *_SYSTEM, *(name.lower() for name in self._all())}
@@ -160,7 +167,7 @@ class Observer:
 
     def _alone(self, table: str) -> bool:
         """Say whether what is written to a table goes no further: no trigger, and no foreign key to it."""
-        if table in {name for name, in self._ask(_TRIGGERS)}:
+        if table in {name for name, in self._ask(_TRIGGERS.format(table=as_text(table)))}:
             return False
         keys = "SELECT ref_name FROM information_schema.innodb_sys_foreign"
         try:
@@ -170,14 +177,14 @@ class Observer:
         return not any(name.rpartition("/")[2].lower() == table.lower() for name in referred) and table.isascii() and (
             re.fullmatch(r"\w+", table) is not None)  # other names are spelt otherwise there
 
-    def _numbers(self) -> dict[str, str]:
+    def _numbers(self, tables: list[str]) -> dict[str, str]:
         from appkit.databases.mariadb.catalogue import read_storage
 
-        return read_storage(self._ask, self._all())
+        return read_storage(self._ask, tables)
 
     def _read_counts(self) -> dict[str, int]:
-        found = self._ask("SHOW SESSION STATUS LIKE 'Handler%'")
-        return {name: int(value) for name, value in found if name in _COUNTED}
+        return {name: int(value) for name, value in
+                self._ask(f"SHOW SESSION STATUS WHERE variable_name IN {_COUNTED}")}
 
     def _count_since(self) -> tuple[int, int]:
         """Give the rows written, and read one after the other, since the statement began."""

@@ -39,7 +39,7 @@ def _start() -> URL:
         make=[programs / "initdb", *_MAKE, "--pgdata", data, "--pwfile", secret],
         run=[programs / "postgres", "-D", data, *settings],
         stop="INT",  # at once, and its shared memory is given back
-        failed="FATAL:  could not",
+        ready="ready to accept connections", failed="FATAL:",
         url=URL.create(with_driver("postgresql://").drivername, "postgres", password, query={"host": str(folder)},
                        database="postgres")))
 

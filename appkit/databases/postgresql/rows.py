@@ -181,7 +181,8 @@ def read_copy(url: URL, table: Table) -> Iterator[Batch]:
     """Give a table's rows, ordered by its key, from a private copy that nobody writes."""
     engine = sa.create_engine(url, poolclass=NullPool)
     with engine.connect() as connection, connection.begin():
-        plan, given = _plan(connection, table, table.columns, only="ONLY "), False  # its heirs are read for themselves
+        # Its heirs are read for themselves.
+        plan, given = _plan(connection, table, table.columns, few=_FEW, only="ONLY "), False
         try:
             for batch in _ahead(_stream(plan)) if plan else ():
                 yield batch

@@ -95,8 +95,8 @@ class Observer:
         self._probe = _connect_alike(driver)
         self._flush = _FLUSH if driver.info.server_version >= 150000 else "NULL, "
         self._held = _HELD.format(flush=self._flush)
-        self._pid = _ask(driver, f"SELECT pg_backend_pid(), {self._flush}set_config('lock_timeout', CASE setting WHEN '0' "
-                                 f"THEN '{_PATIENCE}' ELSE setting || 'ms' END, false) "
+        patience = f"CASE setting WHEN '0' THEN '{_PATIENCE}' ELSE setting || 'ms' END"
+        self._pid = _ask(driver, f"SELECT pg_backend_pid(), {self._flush}set_config(name, {patience}, false) "
                                  "FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'")[0][0]
         driver.commit()
         self._start()
@@ -142,7 +142,7 @@ class Observer:
 
     def after(self, _connection: Connection, _cursor: Any, statement: Statement) -> None:
         """Add to a statement what was seen of it."""
-        status = self._driver.info.transaction_status
+        status, statement.alone = self._driver.info.transaction_status, self._driver.autocommit
         if self._sampler:
             self._after_sampling(statement)
         elif status not in (_IDLE, _FAILED):
