@@ -109,6 +109,8 @@ class StandIn:
         `before` is called before the first, `after` after each, with two functions: one that gives the heads as another
         connection sees them, and one that commits what Alembic would commit with the last revision only.
         """
+        hooks = [before, after]
+
         def steps(_heads: Any, context: MigrationContext) -> Iterator[MigrationStep]:
             def read_heads(connection: Connection) -> tuple[str, ...]:
                 return MigrationContext.configure(connection, opts={
@@ -119,12 +121,15 @@ class StandIn:
                 with context.autocommit_block():
                     pass  # it begins another transaction afterwards
 
-            before()
+            hooks[0]()
             for revision in revisions:
                 yield MigrationStep.upgrade_from_script(self.scripts.revision_map, self.scripts.get_revision(revision))
-                after(revision, read_heads, commit)
+                hooks[1](revision, read_heads, commit)
 
-        self._run(steps)
+        try:
+            self._run(steps)
+        finally:
+            hooks.clear()  # a migration that fails leaves this function in alembic.op, and with it the whole rehearsal
 
     def downgrade(self, revision: str) -> None:
         """Run one revision's downgrade on the copy, through the app's own env.py."""

@@ -488,3 +488,12 @@ def test_a_look_at_a_few_rows_is_no_full_scan(tmp_path):
     write_revision(app, "1", "op.add_column('t', sa.Column('a', sa.Integer))\nop.execute('SELECT * FROM t LIMIT 3')")
     findings = appkit.rehearse(app, downgrade=False).findings
     assert "full-scan-under-lock" not in set(findings["finding"])
+
+
+def test_locks_end_where_the_migration_commits_by_itself(tmp_path):
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", "op.add_column('parent', sa.Column('a', sa.Integer))\nop.execute('COMMIT')\n"
+                             "op.execute('SELECT pg_sleep(0.5)')\nop.execute('UPDATE child SET note = 2')")
+    rehearsal = appkit.rehearse(app, patience=0.4, downgrade=False)
+    assert found(rehearsal) == [("loss", "values-changed", "child.note")]

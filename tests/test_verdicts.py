@@ -34,7 +34,9 @@ def apps(tmp_path):
     made.clear()
     gc.collect()
     for url in urls:
+        left = {name for name in servers.databases(url) if name.startswith("appkit_")}
         servers.drop_database(url)
+        assert left == set()
 
 
 def write(apps, revision, upgrade, follows=None, **more):

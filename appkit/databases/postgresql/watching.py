@@ -145,7 +145,9 @@ class Observer:
         status, statement.alone = self._driver.info.transaction_status, self._driver.autocommit
         if self._sampler:
             self._after_sampling(statement)
-        elif status not in (_IDLE, _FAILED):
+        elif status == _IDLE:
+            self.settle(committed=True)  # a COMMIT that the migration sent itself
+        elif status != _FAILED:
             self._after(statement)
 
     # ---- within a transaction
