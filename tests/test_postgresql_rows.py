@@ -368,3 +368,14 @@ def test_read_table_gives_the_same_by_adbc_and_by_the_driver(url, monkeypatch):
     pieces = list(read_table(url, "whole", chunks=999))
     assert [len(piece) for piece in pieces] == [999, 999, 999, 3]
     pd.testing.assert_frame_equal(quick, pd.concat(pieces))
+
+
+def test_a_large_table_is_read_by_two_connections_as_one(tmp_path):
+    url = servers.new_database(servers.postgresql("18"))
+    servers.execute(url, "CREATE TABLE t (k bigint PRIMARY KEY, n int)",
+                    "INSERT INTO t SELECT g * 1000 - 9223372036854775800, g FROM generate_series(1, 3000) g",
+                    "INSERT INTO t VALUES (9223372036854775807, -1), (0, NULL)")
+    frame = read_table(url, "t")
+    expected = servers.execute(url, "SELECT k, n FROM t ORDER BY k")
+    assert [(k, None if n is pd.NA else n) for k, n in frame.itertuples(index=False)] == expected
+    servers.drop_database(url)

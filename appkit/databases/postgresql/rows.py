@@ -26,6 +26,8 @@ from appkit.databases.postgresql.naming import quote
 from appkit.databases.postgresql.texts import KINDS, NUMERIC, moments, parse, trimmed
 
 _FEW = 2_000  # rows that Python's driver has read before ADBC has connected
+_MANY = 100_000  # numbers between the first key and the last, for which two connections are worth their time
+_INTEGERS = ("smallint", "integer", "bigint")
 _FETCHED = 20_000  # rows at once, at most, by Python's driver
 _BYTES = 64 * 2**20  # of a batch by Python's driver, about
 # text, json, char(n), varchar, jsonb: texts that ADBC gives as they are, beside the types of KINDS.
@@ -173,8 +175,14 @@ class _Plan(NamedTuple):
     place: str
     snapshot: str
     settings: dict[str, str]
-    statement: str
+    chosen: str
+    source: str
     kinds: list[str]
+    order: str
+
+    def statement(self, condition: str = "") -> str:
+        """Give the statement that asks for the rows of which a condition holds."""
+        return f"SELECT {self.chosen} FROM {self.source}{condition}{self.order}"
 
 
 def read_copy(url: URL, table: Table) -> Iterator[Batch]:
@@ -189,12 +197,12 @@ def read_copy(url: URL, table: Table) -> Iterator[Batch]:
                 given = True
         except (Unreadable, adbc_driver_manager.Error) as reason:
             if given:
-                raise OperationalError(plan.statement, None, reason) from reason
+                raise OperationalError(plan.statement(), None, reason) from reason
             plan = None
         if plan is None:
             chosen = ", ".join(quote(column.name) for column in table.columns)
             name = ".".join(quote(part) for part in (table.schema, table.bare) if part)
-            statement = sa.text(_ordered(f"SELECT {chosen} FROM ONLY {name}", table).replace(":", r"\:"))
+            statement = sa.text(f"SELECT {chosen} FROM ONLY {name}{_order(table)}".replace(":", r"\:"))
             connection.exec_driver_sql(_setting(_WRITING))
             yield from _chunks(connection, _declare(connection, statement),
                                lambda mean: max(1, min(_FETCHED, _BYTES // mean)))
@@ -208,11 +216,32 @@ def read_ordered(connection: Connection, table: Table, columns: Sequence[Column]
     if not table.key:
         return None
     plan = _plan(connection, table, columns, few=_FEW)
-    try:
+    if plan is None:
+        return None
+    halves = _halves(connection, table, plan.source)
+
+    def read(half: str) -> list[Batch]:
         # Python's objects are made while ADBC reads on.
-        return [_with_objects(batch, columns) for batch in _ahead(_stream(plan))] if plan else None
+        return [_with_objects(batch, columns) for batch in _ahead(_stream(plan, half))]
+
+    try:
+        with ThreadPoolExecutor(len(halves)) as readers:
+            return [batch for batches in readers.map(read, halves) for batch in batches]
     except (Unreadable, adbc_driver_manager.Error):  # the driver reads it, or tells what is wrong
         return None
+
+
+def _halves(connection: Connection, table: Table, source: str) -> tuple[str, ...]:
+    """Give the conditions that cut a large table in two by its integer key: two of the server's processes read it."""
+    declared = {column.name: column.type for column in table.columns}
+    if len(table.key) != 1 or declared[table.key[0]] not in _INTEGERS:
+        return ("",)
+    key = quote(table.key[0])
+    low, high = _ask(connection, f"SELECT min({key}), max({key}) FROM {source}")[0]
+    if low is None or high - low < _MANY:
+        return ("",)
+    middle = (low + high) // 2
+    return f" WHERE {key} <= {middle}", f" WHERE {key} > {middle}"
 
 
 def _with_objects(batch: Batch, columns: Sequence[Column]) -> Batch:
@@ -231,8 +260,8 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def _ordered(statement: str, table: Table) -> str:
-    return f"{statement} ORDER BY {', '.join(map(quote, table.key))}" if table.key else statement
+def _order(table: Table) -> str:
+    return f" ORDER BY {', '.join(map(quote, table.key))}" if table.key else ""
 
 
 _KNOWN = """
@@ -260,8 +289,8 @@ def _plan(connection: Connection, table: Table, columns: Sequence[Column], *, fe
     types = _declared(connection, name, columns)
     chosen = ", ".join(_expression(quote(column.name), oid) for column, oid in zip(columns, types))
     snapshot = _ask(connection, "SELECT pg_export_snapshot()")[0][0]
-    return _Plan(place, snapshot, {**_READING, "search_path": found[1]},
-                 _ordered(f"SELECT {chosen} FROM {name}", table), [KINDS.get(oid, "t") for oid in types])
+    return _Plan(place, snapshot, {**_READING, "search_path": found[1]}, chosen, name,
+                 [KINDS.get(oid, "t") for oid in types], _order(table))
 
 
 def _ask(connection: Connection, statement: str) -> Sequence:
@@ -296,7 +325,7 @@ def _place_of(driver: Any) -> str | None:
     return " ".join(f"{name}='{value}'" for name, value in escaped.items())
 
 
-def _stream(plan: _Plan) -> Iterator[Batch]:
+def _stream(plan: _Plan, condition: str = "") -> Iterator[Batch]:
     with (adbc_driver_postgresql.connect(plan.place) as database,
           adbc_driver_manager.AdbcConnection(database) as connection):
         connection.set_autocommit(False)
@@ -306,7 +335,7 @@ def _stream(plan: _Plan) -> Iterator[Batch]:
                 setting.set_sql_query(statement)
                 setting.execute_update()
         with adbc_driver_manager.AdbcStatement(connection) as asked:
-            asked.set_sql_query(plan.statement)
+            asked.set_sql_query(plan.statement(condition))
             for arrived in _arrivals(asked):
                 columns = map(_parts, plan.kinds, arrived.columns)
                 if arrived.num_rows:
