@@ -23,8 +23,11 @@ def execute(url: str, statements: list[str]) -> Callable[[], None]:
 def ours(url: str) -> Callable[[], int]:
     """Read by appkit.read_table."""
     import appkit
+    from appkit.databases import database_of
+    from sqlalchemy import create_engine
 
     read = appkit.read_table
+    assert database_of(create_engine(url)).read_ordered  # which is imported when it is first asked for
     return lambda: len(read(url, "account"))
 
 
@@ -33,7 +36,8 @@ def pandas(url: str) -> Callable[[], int]:
     from pandas import read_sql_table
     from sqlalchemy import create_engine
 
-    return lambda: len(read_sql_table("account", create_engine(url)))
+    engine = create_engine(url)
+    return lambda: len(read_sql_table("account", engine))
 
 
 def write(folder: str, revisions: int) -> Callable[[], None]:
