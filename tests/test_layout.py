@@ -3,11 +3,13 @@ import ast
 import re
 import subprocess
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import appkit
+from appkit.databases import SUPPORTED
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "appkit"
@@ -50,6 +52,13 @@ def test_only_the_databases_folder_asks_which_database_it_is():
     told = [path.name for path in files() if "databases" not in path.parts
             if re.search(r"dialect\.name\s*[=!]=\s*[\"']|dialect\.name in|get_backend_name", path.read_text())]
     assert told == []
+
+
+def test_every_database_speaks_by_the_same_names():
+    names = {name: import_module(f"appkit.databases.{name}").__all__ for name in set(SUPPORTED.values())}
+    assert names["sqlite"] == names["postgresql"] == names["mariadb"] == sorted(names["sqlite"])
+    for name in names["sqlite"]:
+        assert all(hasattr(import_module(f"appkit.databases.{each}"), name) for each in names)
 
 
 def test_every_public_name_opens_and_is_documented():

@@ -6,7 +6,6 @@ import pytest
 import servers
 import sqlalchemy as sa
 from apps import make_app, write_revision
-from sqlalchemy.pool import NullPool
 
 import appkit
 
@@ -360,8 +359,8 @@ def test_locks_are_held_until_the_transaction_of_all_revisions_ends(tmp_path, ap
     url = servers.new_database(servers.postgresql("18"))
     app = app_at(url, tmp_path, *SETUP, **({"transaction_per_migration": True} if apart else {}))
     write_revision(app, "1", "op.add_column('parent', sa.Column('a', sa.Integer))")
-    write_revision(app, "2", "op.execute('SELECT pg_sleep(0.5)')", follows="1")
-    rehearsal = appkit.rehearse(app, patience=0.4, downgrade=False)
+    write_revision(app, "2", "op.execute('SELECT pg_sleep(1.2)')", follows="1")
+    rehearsal = appkit.rehearse(app, patience=0.9, downgrade=False)
     assert found(rehearsal) == ([] if apart else [("outage", "readers-wait", "parent")])
 
 
@@ -477,9 +476,9 @@ def test_locks_end_where_a_later_revision_commits_to_run_outside_of_the_transact
     url = servers.new_database(servers.postgresql("18"))
     app = app_at(url, tmp_path, *SETUP)
     write_revision(app, "1", "op.add_column('parent', sa.Column('a', sa.Integer))")
-    write_revision(app, "2", "with op.get_context().autocommit_block():\n    op.execute('SELECT pg_sleep(0.5)')\n"
+    write_revision(app, "2", "with op.get_context().autocommit_block():\n    op.execute('SELECT pg_sleep(1.2)')\n"
                              "    op.execute('VACUUM child')", follows="1")
-    assert found(appkit.rehearse(app, patience=0.4, downgrade=False)) == []
+    assert found(appkit.rehearse(app, patience=0.9, downgrade=False)) == []
 
 
 def test_a_look_at_a_few_rows_is_no_full_scan(tmp_path):
@@ -494,6 +493,6 @@ def test_locks_end_where_the_migration_commits_by_itself(tmp_path):
     url = servers.new_database(servers.postgresql("18"))
     app = app_at(url, tmp_path, *SETUP)
     write_revision(app, "1", "op.add_column('parent', sa.Column('a', sa.Integer))\nop.execute('COMMIT')\n"
-                             "op.execute('SELECT pg_sleep(0.5)')\nop.execute('UPDATE child SET note = 2')")
-    rehearsal = appkit.rehearse(app, patience=0.4, downgrade=False)
+                             "op.execute('SELECT pg_sleep(1.2)')\nop.execute('UPDATE child SET note = 2')")
+    rehearsal = appkit.rehearse(app, patience=0.9, downgrade=False)
     assert found(rehearsal) == [("loss", "values-changed", "child.note")]

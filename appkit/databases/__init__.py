@@ -171,11 +171,6 @@ def _engine_at(url: str | URL) -> Engine:
         raise AppkitError(f"The driver for this database is not installed: pip install {reason.name}.") from reason
 
 
-def quoted(database: ModuleType, table: Table) -> str:
-    """Give a table's name for a statement."""
-    return ".".join(database.quote(part) for part in (table.schema, table.bare) if part)
-
-
 @contextmanager
 def open_source(source: Any = None) -> Iterator[Engine]:
     """Give the engine of a source: a Flask app, an Engine, or a URL; left out, the current app.

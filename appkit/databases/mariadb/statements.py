@@ -15,7 +15,7 @@ _RENAME_COLUMN = re.compile(rf"RENAME\s+COLUMN\s+(?:IF\s+EXISTS\s+)?({NAME})\s+T
 _RENAME = re.compile(rf"RENAME\s+(?:(?:TO|AS|=)\s+)?(?!COLUMN\s|INDEX\s|KEY\s)({PATH})\s*$", re.IGNORECASE)
 _RENAME_TABLES = re.compile(r"\s*RENAME\s+TABLES?\s+(?:IF\s+EXISTS\s+)?(.*)", re.IGNORECASE | re.DOTALL)
 _PAIR = re.compile(rf"({PATH})\s+(?:(?:NO)?WAIT\s+(?:\d+\s+)?)?TO\s+({PATH})\s*$", re.IGNORECASE)
-_DROP = re.compile(rf"\s*DROP\s+(INDEX|TRIGGER|VIEW|SEQUENCE|FUNCTION|PROCEDURE|EVENT)\s+(?:IF\s+EXISTS\s+)?(.*)",
+_DROP = re.compile(r"\s*DROP\s+(INDEX|TRIGGER|VIEW|SEQUENCE|FUNCTION|PROCEDURE|EVENT)\s+(?:IF\s+EXISTS\s+)?(.*)",
                    re.IGNORECASE | re.DOTALL)
 _DROP_TABLE = re.compile(r"\s*DROP\s+TABLES?\s+(?:IF\s+EXISTS\s+)?(.*)", re.IGNORECASE | re.DOTALL)
 _DROP_CLAUSE = re.compile(rf"DROP\s+(INDEX|KEY|CONSTRAINT|FOREIGN\s+KEY|CHECK|PRIMARY\s+KEY)\s*"

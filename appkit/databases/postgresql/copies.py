@@ -11,7 +11,7 @@ from sqlalchemy.pool import NullPool
 
 from appkit.databases.keepers import ROOM, Keeper, adopt, drop_copies, drop_copy, keeper_of, notes_of, place_asked
 from appkit.databases.keepers import sweep as sweep_server
-from appkit.databases.postgresql.dumps import back_up, copy_by_dump, version_of
+from appkit.databases.postgresql.dumps import back_up, copy_by_dump
 from appkit.databases.postgresql.naming import quote
 from appkit.databases.postgresql.servers import Run, Server, is_connection, place_behind, place_of, server_of
 from appkit.errors import RehearsalError, reason_of
