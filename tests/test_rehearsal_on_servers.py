@@ -493,6 +493,6 @@ def test_locks_end_where_the_migration_commits_by_itself(tmp_path):
     url = servers.new_database(servers.postgresql("18"))
     app = app_at(url, tmp_path, *SETUP)
     write_revision(app, "1", "op.add_column('parent', sa.Column('a', sa.Integer))\nop.execute('COMMIT')\n"
-                             "op.execute('SELECT pg_sleep(1.2)')\nop.execute('UPDATE child SET note = 2')")
+                             "op.execute('SELECT pg_sleep(1.2)')\nop.execute('UPDATE child SET note = 2 WHERE id = 1')")
     rehearsal = appkit.rehearse(app, patience=0.9, downgrade=False)
     assert found(rehearsal) == [("loss", "values-changed", "child.note")]
