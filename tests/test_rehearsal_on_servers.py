@@ -6,6 +6,7 @@ import pytest
 import servers
 import sqlalchemy as sa
 from apps import make_app, write_revision
+from sqlalchemy.pool import NullPool
 
 import appkit
 
@@ -496,3 +497,17 @@ def test_locks_end_where_the_migration_commits_by_itself(tmp_path):
                              "op.execute('SELECT pg_sleep(1.2)')\nop.execute('UPDATE child SET note = 2 WHERE id = 1')")
     rehearsal = appkit.rehearse(app, patience=0.9, downgrade=False)
     assert found(rehearsal) == [("loss", "values-changed", "child.note")]
+
+
+def test_a_source_that_somebody_has_locked_is_not_waited_for_without_end(url, tmp_path, monkeypatch):
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", "pass")
+    monkeypatch.setattr("appkit.databases.mariadb.copies._PATIENCE", 1)
+    monkeypatch.setattr("appkit.databases.postgresql.dumps._PATIENCE", 1000)
+    engine = sa.create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        mariadb = url.get_backend_name() == "mariadb"
+        connection.exec_driver_sql("LOCK TABLES parent WRITE" if mariadb else "LOCK TABLE parent IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(appkit.RehearsalError, match="holds a lock"):
+            appkit.rehearse(app)
+    engine.dispose()

@@ -38,6 +38,7 @@ _AS_IT_IS = "SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO', foreign_key_checks 
 _UNCHECKED = "SET SESSION check_constraint_checks = 0"  # MySQL has no such setting
 _STORED = ("BASE TABLE", "SYSTEM VERSIONED")
 _SESSION = "SELECT @@global.sql_mode, @@global.time_zone, @@system_time_zone"
+_PATIENCE = 10  # seconds
 
 
 def copy_database(engine: Engine, folder: Path, to: URL | None = None) -> URL:
@@ -70,6 +71,7 @@ def _copy(source: Server, keeper: Keeper) -> None:
         _refuse_scripts(name, [each for each in ask(_SCRIPTS, name, name) if _names(name, each[2] or "")])
         keeper.notes += _unsure(ask, name)
         _create(run, copy, ask(_LETTERS, name)[0])
+        _check_free(ask, name)
         copy_by_dump(source, keeper.server, copy, EVERYTHING)
         # What a view reads is always told with its database: here the copy, unless it was written otherwise.
         _refuse_scripts(name, [("view", view) for view, text in run(_VIEWS, copy) if _names(name, text)])
@@ -77,6 +79,14 @@ def _copy(source: Server, keeper: Keeper) -> None:
         there, here = ask(_SESSION)[0], run(_SESSION)[0]
     if there != here:
         keeper.notes.append(f"sql_mode and time zone are {there} at the source, {here} at the copy")
+
+
+def _check_free(ask: Run, name: str) -> None:
+    """Fail where somebody holds a table: the dump tool would wait as long as the server lets it, which is a day."""
+    ask(f"SET SESSION lock_wait_timeout = {_PATIENCE}")
+    for table, kind, _ in ask(_TABLES, name):
+        if kind in _STORED:
+            ask(f"SELECT 1 FROM {quote(table)} LIMIT 0")
 
 
 def _unsure(ask: Run, name: str) -> list[str]:
@@ -215,6 +225,7 @@ _ADVICE = (
     ("1044", "Let its user make databases (GRANT ALL ON `appkit\\_%`.* TO …), name a server where it may by copy_to=, "
              "or the URL of a copy by on=."),
     ("Access denied", "Use a user that may read, and make, all of it: definers take SET USER, or SUPER."),
+    ("1205", "Somebody holds a lock on a table, as a migration that runs does: try again when that is over."),
     ("No space left", "The disk is full: make room, or name another server by copy_to=."),
     ("is full", "The disk is full: make room, or name another server by copy_to=."),
     ("onnect", "Is the server still running?"), ("Lost connection", "Is the server still running?"))
