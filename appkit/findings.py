@@ -102,6 +102,16 @@ class Step:
     patience: float = 1.0  # seconds that the app's users may wait
     advise: Callable[[str], str] = str  # how to do what a statement does without stopping the app
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows each table held before, by its name then."""
+        return {pair.before: pair.ledger.before for pair in self.pairs if pair.before}
+
+    @property
+    def waits(self) -> list[Wait]:
+        """Who waited for which table; nobody is told of where the revision failed."""
+        return [] if self.failure else list(find_waits(self.statements, self.rows))
+
 
 def judge(step: Step) -> list[Finding]:
     """Give the findings of one revision, but for who waits; those accepted in its file as warnings."""
@@ -312,8 +322,8 @@ def _not_undone(step: Step) -> str:
 def _outages(step: Step) -> Iterator[Finding]:
     if step.failure:
         return
-    rows = {pair.before: pair.ledger.before for pair in step.pairs if pair.before}
-    for wait in find_waits(step.statements, rows):
+    rows = step.rows
+    for wait in step.waits:
         if wait.seconds <= step.patience:
             continue
         rate = f", {wait.rows / wait.seconds:,.0f} rows/s; {_straight(wait)}" if wait.rows >= _ENOUGH else ""

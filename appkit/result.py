@@ -15,7 +15,6 @@ from appkit.differences import differences
 from appkit.display import count_severities, html_of, json_of, text_of
 from appkit.errors import RehearsalError, UnknownTableError
 from appkit.findings import COLUMNS, UNSAFE, Finding, Pair, Step
-from appkit.outage import find_waits
 from appkit.progress import Work
 from appkit.record import Record
 from appkit.schema import Difference
@@ -141,8 +140,7 @@ class Rehearsal:
             (seconds at `rows` rows, along a straight line: a lock that costs the same at any size is overrated),
             statement. Empty on a database whose locks are not seen.
         """
-        found = [(step.revision, wait) for step in self._steps.values() if not step.failure for wait in
-                 find_waits(step.statements, {pair.before: pair.ledger.before for pair in step.pairs if pair.before})]
+        found = [(step.revision, wait) for step in self._steps.values() for wait in step.waits]
         values = [(revision, wait.table, wait.who, wait.seconds, wait.rows, wait.rows / wait.seconds,
                    wait.estimate(wait.rows if rows is None else rows), wait.statement) for revision, wait in found]
         columns = list(zip(*values)) or [()] * len(_WAITS)
