@@ -1,7 +1,7 @@
 """A table at two revisions: which row, which column and which value is which."""
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import count
+from itertools import count, pairwise
 
 import duckdb
 
@@ -14,9 +14,10 @@ TOGETHER = 40  # columns counted by one statement: DuckDB takes much longer over
 
 KEPT, CHANGED, LOST, FILLED = range(4)  # what became of a value, in the table of rows that differ
 
-# MB of memory, and rows of a slice: the next where DuckDB cannot do with one, for rows may be long. What goes through
-# the rows in their order takes the same time with little memory; other joins begin with the second.
-_WAYS = ((100, 262_144), (512, 32_768), (512, 8_192), (2048, 8_192))
+# MB of memory, rows of a slice, slices at a time: the next where DuckDB cannot do with one, for rows may be long. What
+# goes through the rows in their order takes the same time with little memory; other joins begin with the second. Only
+# one thread works on a group of 122,880 rows, as DuckDB stores them: so it is two slices that go side by side.
+_WAYS = ((100, 122_880, 2), (512, 32_768, 1), (512, 8_192, 1), (2048, 8_192, 1))
 
 
 def _between(place: int, low: int | None, high: int | None) -> str:
@@ -236,43 +237,32 @@ class Comparison:
         differ = " OR ".join(["a.rowid IS NULL", "b.rowid IS NULL", *(self.differs(b, a) for b, a in self.moved)])
         name = f"differing{next(_numbers)}"
         places = "".join(f", f{b} TINYINT DEFAULT {KEPT}" for b in range(len(self.before.names)))
-        self.connection.execute(f"CREATE TEMP TABLE {name} (b BIGINT, a BIGINT{places})")
         told = ", ".join(["b.rowid AS b", "a.rowid AS a", *fates])
-        self.alike = self._insert(f"INSERT INTO {name} BY NAME SELECT {told} FROM ", f" WHERE {differ}") == 0
-        return name
-
-    def _insert(self, start: str, end: str) -> int:
-        """Insert what a statement selects from the joined rows, slice by slice where it can be; give how many rows."""
-        sliced, found, done = self.rising and bool(self.key) and not self.aligned, 0, 0
-        ways = iter(_WAYS if (sliced or self.aligned) and not self.before.few else _WAYS[1:])
-        memory, size = next(ways)
-        while True:
-            source = self._slice(done, size) if sliced else self.joined()
+        start, end = f"INSERT INTO {name} BY NAME SELECT {told} FROM ", f" WHERE {differ}"
+        sliced = self.rising and bool(self.key) and not self.aligned and not self.before.few
+        kind = "TABLE" if sliced else "TEMP TABLE"  # what goes side by side sees no other's TEMP TABLE
+        ways = _WAYS if sliced or self.aligned and not self.before.few else _WAYS[1:]
+        for memory, size, together in ways:
+            self.connection.execute(f"CREATE OR REPLACE {kind} {name} (b BIGINT, a BIGINT{places})")
+            sources = self._slices(size) if sliced else [self.joined()]
             try:
                 with self.snapshots.limited(memory):
-                    found += self.row(start + source + end)[0]
+                    found = self.snapshots.run_beside([start + source + end for source in sources], together)
+                break
             except duckdb.OutOfMemoryException:
-                if (way := next(ways, None)) is None:
+                if (memory, size, together) == ways[-1]:
                     raise
-                memory, size = way
-                continue
-            done += size
-            if not sliced or done >= self.before.rows:
-                return found
-            self.snapshots.percent = 100 * done / self.before.rows
+        self.alike = found == 0
+        return name
 
-    def _slice(self, start: int, size: int) -> str:
-        """Give the SQL that joins some of the rows: DuckDB finds them without a search, for they are in order."""
+    def _slices(self, size: int) -> list[str]:
+        """Give the SQL that joins so many rows each: DuckDB finds them without a search, for they are in order."""
         (b, a), = self.key
-        low, high = (self._key_at(b, place) for place in (start, start + size))
-        return (f"(SELECT *, rowid FROM {self.before.relation} WHERE {_between(b, low, high)}) b FULL OUTER JOIN "
-                f"(SELECT *, rowid FROM {self.after.relation} WHERE {_between(a, low, high)}) a ON b.c{b} = a.c{a}")
-
-    def _key_at(self, b: int, place: int) -> int | None:
-        """Give the key of the row at a place, which bounds a slice; None before the first and after the last."""
-        if not 0 < place < self.before.rows:
-            return None
-        return self.row(f"SELECT c{b} FROM {self.before.relation} WHERE rowid = {place}")[0]
+        bounds = [None, *(self.row(f"SELECT c{b} FROM {self.before.relation} WHERE rowid = {place}")[0]
+                          for place in range(size, self.before.rows, size)), None]
+        return [f"(SELECT *, rowid FROM {self.before.relation} WHERE {_between(b, low, high)}) b FULL OUTER JOIN "
+                f"(SELECT *, rowid FROM {self.after.relation} WHERE {_between(a, low, high)}) a ON b.c{b} = a.c{a}"
+                for low, high in pairwise(bounds)]
 
     def release(self) -> None:
         """Let the table of rows that differ go; it is written again when it is asked for again."""

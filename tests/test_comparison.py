@@ -94,12 +94,14 @@ def test_rows_that_differ_are_written_again_after_they_were_let_go(compare):
 
 
 def test_what_part_is_compared_is_told_slice_by_slice(compare, monkeypatch):
-    monkeypatch.setattr("appkit.comparison._WAYS", [(512, 2)] * 2)
-    comparison = compare([(n, "a", "b") for n in range(5)], [(n, "a", "b") for n in range(4)])
+    monkeypatch.setattr("appkit.comparison._WAYS", [(512, 2, 2)])
+    monkeypatch.setattr("appkit.snapshots._FEW", 0)
+    comparison = compare([(n, "a", "b") for n in range(7)], [(n, "a", "b") for n in range(6)])
+    told = []
+    monkeypatch.setattr(Snapshots, "percent", property(None, lambda _, percent: told.append(percent)), raising=False)
     with comparison.snapshots.comparing(comparison.before, comparison.after):
-        assert comparison.snapshots.percent is None
         assert count_ledger(comparison).lost == 1
-        assert comparison.snapshots.percent == 80
+    assert told == [None, 25, 50, 75, 100]
 
 
 # ---- a few rows, which are compared before they are kept in DuckDB

@@ -137,7 +137,7 @@ def hold(snapshots, monkeypatch) -> Callable[[int], None]:
     def held(megabytes: int) -> None:
         snapshots.connection.execute(f"SET memory_limit = '{megabytes}MB'")
         monkeypatch.setattr("appkit.snapshots._MEMORY", megabytes)
-        monkeypatch.setattr("appkit.comparison._WAYS", [(megabytes, 262_144)] * 2)
+        monkeypatch.setattr("appkit.comparison._WAYS", [(megabytes, 262_144, 1)])
     return held
 
 
@@ -160,12 +160,14 @@ def test_long_values_are_told_in_the_order_of_their_keys_within_the_memory(keep,
     assert differences(comparison) == [((n,), "x", b, a) for (n, b), (_, a) in zip(before, after)]
 
 
-@pytest.mark.parametrize("ways", [[(30, 5000), (30, 500)], [(30, 5000), (200, 5000)]], ids=["slices", "memory"])
+@pytest.mark.parametrize("ways", [[(30, 5000, 2), (30, 500, 1)], [(30, 5000, 1), (200, 5000, 1)]],
+                         ids=["slices", "memory"])
 def test_long_rows_are_compared_in_smaller_slices_or_more_memory(snapshots, keep, compare, monkeypatch, ways):
     rows = [(n, f"{n}".ljust(3900)) for n in range(12_000)]
     after = [(n, "new" if n == 7 else value) for n, value in rows if n % 1000 != 999]
     comparison = compare(keep(rows, "INTEGER", size=4000), keep(after, "INTEGER", size=4000))
-    usual = snapshots.connection.execute("SELECT current_setting('memory_limit')").fetchone()
+    settings = "SELECT current_setting('memory_limit'), current_setting('threads')"
+    usual = snapshots.connection.execute(settings).fetchone()
     monkeypatch.setattr("appkit.comparison._WAYS", ways[:1])
     with pytest.raises(duckdb.OutOfMemoryException):
         count_ledger(comparison)
@@ -173,7 +175,7 @@ def test_long_rows_are_compared_in_smaller_slices_or_more_memory(snapshots, keep
     ledger = count_ledger(comparison)
     assert (ledger.kept, ledger.changed, ledger.lost, ledger.added) == (11_987, 1, 12, 0)
     assert sample_changes(comparison, "x", "x") == [("id=7", rows[7][1], "new")]
-    assert snapshots.connection.execute("SELECT current_setting('memory_limit')").fetchone() == usual
+    assert snapshots.connection.execute(settings).fetchone() == usual
 
 
 def test_rows_with_large_values_come_in_batches_of_bounded_size(snapshots, keep):
