@@ -238,22 +238,25 @@ class Comparison:
         name = f"differing{next(_numbers)}"
         places = "".join(f", f{b} TINYINT DEFAULT {KEPT}" for b in range(len(self.before.names)))
         told = ", ".join(["b.rowid AS b", "a.rowid AS a", *fates])
-        start, end = f"INSERT INTO {name} BY NAME SELECT {told} FROM ", f" WHERE {differ}"
+        found = self._write(f"{name} (b BIGINT, a BIGINT{places})",
+                            f"INSERT INTO {name} BY NAME SELECT {told} FROM ", f" WHERE {differ}")
+        self.alike = found == 0
+        return name
+
+    def _write(self, table: str, start: str, end: str) -> int:
+        """Make a table of what a statement selects from the joined rows, in slices if it can be; give how many rows."""
         sliced = self.rising and bool(self.key) and not self.aligned and not self.before.few
         kind = "TABLE" if sliced else "TEMP TABLE"  # what goes side by side sees no other's TEMP TABLE
         ways = _WAYS if sliced or self.aligned and not self.before.few else _WAYS[1:]
-        for memory, size, together in ways:
-            self.connection.execute(f"CREATE OR REPLACE {kind} {name} (b BIGINT, a BIGINT{places})")
+        for left, (memory, size, together) in enumerate(ways, 1 - len(ways)):
+            self.connection.execute(f"CREATE OR REPLACE {kind} {table}")
             sources = self._slices(size) if sliced else [self.joined()]
             try:
                 with self.snapshots.limited(memory):
-                    found = self.snapshots.run_beside([start + source + end for source in sources], together)
-                break
+                    return self.snapshots.run_beside([start + source + end for source in sources], together)
             except duckdb.OutOfMemoryException:
-                if (memory, size, together) == ways[-1]:
+                if not left:
                     raise
-        self.alike = found == 0
-        return name
 
     def _slices(self, size: int) -> list[str]:
         """Give the SQL that joins so many rows each: DuckDB finds them without a search, for they are in order."""

@@ -133,7 +133,7 @@ class _Run:
         self._copy(asked, stack, unfinished)
         self.standin = StandIn(asked.app, self.url)
         stack.callback(self.standin.engine.dispose)
-        self._reader = create_engine(self.url, pool_size=1, max_overflow=0)
+        self._reader = create_engine(self.url, pool_size=1)  # to connect anew takes longer than to read a few rows
         stack.callback(self._reader.dispose)
         self.watch = stack.enter_context(Watch(self.database, self.standin.engine, [self.source]))
         self._check_copy()
@@ -436,8 +436,9 @@ class _Run:
     def _look(self, before: State | None, touched: set[str] | None) -> State:
         """Keep every table's rows as they stand; a table that nothing can have written to is not read again."""
         tables: dict[str, Kept] = {}
-        with self.watch.pausing(), self._reader.connect() as connection:
-            structure = self.database.read_structure(connection, before.structure if before else None)
+        with self.watch.pausing():
+            with self._reader.connect() as connection:
+                structure = self.database.read_structure(connection, before.structure if before else None)
             for table in (table for table in structure.tables if table.name != self.standin.version_table):
                 untouched = touched is not None and fold(table.name) not in touched
                 old = before.tables.get(table.name) if before and untouched else None
@@ -445,17 +446,19 @@ class _Run:
                         before.structure.storage[table.name] == structure.storage[table.name]):
                     tables[table.name] = old
                 else:
-                    tables[table.name] = self._keep(connection, table, is_start=before is None)
+                    tables[table.name] = self._keep(table, is_start=before is None)
         schema = {table: entries for table, entries in structure.by_table.items()
                   if table != self.standin.version_table}
         return State(tables, schema, structure)
 
-    def _keep(self, connection: Connection, table: Table, *, is_start: bool) -> Kept:
+    def _keep(self, table: Table, *, is_start: bool) -> Kept:
         """Keep a table's rows, unless there are none, or they stay where they are."""
         if is_start:
-            rows, values = self.database.count_values(connection, table)
-            return Kept(table, rows=rows, values=values, read=partial(self.database.read_copy, self.start, table))
-        return self.snapshots.keep(table, self.database.read_copy(self.url, table))
+            with self._reader.connect() as connection:
+                rows, values = self.database.count_values(connection, table)
+            kept_as = create_engine(self.start, poolclass=NullPool)
+            return Kept(table, rows=rows, values=values, read=partial(self.database.read_copy, kept_as, table))
+        return self.snapshots.keep(table, self.database.read_copy(self._reader, table))
 
     def _pairs(self, before: State, after: State, statements: list[Statement]) -> list[Pair]:
         """Set the tables of two states side by side, and count what became of their rows and values."""

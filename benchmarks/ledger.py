@@ -44,7 +44,7 @@ def _keep_snapshots(folder: str, engines: Iterable["sa.Engine"]) -> None:
         for engine in engines:
             with engine.connect() as connection:
                 table = next(table for table in read_tables(connection) if table.name == "account")
-            kept.append(snapshots.keep(table, read_copy(engine.url, table)))
+            kept.append(snapshots.keep(table, read_copy(engine, table)))
     Path(folder, "kept.pickle").write_bytes(pickle.dumps(kept))
 
 

@@ -26,11 +26,11 @@ def copying(url: str) -> Callable[[], int]:
     """Read as a rehearsal does, in batches."""
     from appkit.databases import Column, Table
     from appkit.databases.postgresql.rows import read_copy
-    from sqlalchemy import make_url
+    from sqlalchemy import create_engine
 
     names = ("id", "name", "visits", "active", "balance", "created_at")
     table = Table("account", tuple(Column(name, "", True) for name in names), ("id",), (), ())
-    return lambda: sum(batch.rows for batch in read_copy(make_url(url), table))
+    return lambda: sum(batch.rows for batch in read_copy(create_engine(url), table))
 
 
 def adbc(url: str) -> Callable[[], int]:

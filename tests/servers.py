@@ -52,9 +52,14 @@ def drop_database(url: sa.URL) -> None:
         execute(url.set(database="mysql"), f"DROP DATABASE IF EXISTS `{url.database.replace('`', '``')}`")
 
 
+def engine_at(url: sa.URL, **options: str) -> sa.Engine:
+    """Give an engine that keeps no connection."""
+    return sa.create_engine(url, poolclass=NullPool, **options)
+
+
 def execute(url: sa.URL, *statements: str) -> list[tuple]:
     """Run statements, each committed by itself; give the last one's rows."""
-    engine = sa.create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    engine = engine_at(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         for statement in statements:
             found = connection.exec_driver_sql(statement.replace("%", "%%"))

@@ -7,7 +7,6 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy.pool import NullPool
 
 import servers
 from appkit.batches import join_batches
@@ -90,7 +89,7 @@ def make(url, type_, values, name=NAME):
 
 
 def table_of(url, name=NAME):
-    with sa.create_engine(url, poolclass=NullPool).connect() as connection:
+    with servers.engine_at(url).connect() as connection:
         return next(table for table in read_tables(connection) if table.name == name)
 
 
@@ -103,14 +102,14 @@ def as_lists(batches, width):
 def test_every_type_arrives_as_it_is_stored(url, reader, type_, values, expected):
     table = make(url, type_, values)
     expected = {kind: [*found, None] for kind, found in expected.items()}
-    assert as_lists(rows.read_copy(url, table), 2) == [{"i": list(range(1, len(values) + 2))}, expected]
+    assert as_lists(rows.read_copy(servers.engine_at(url), table), 2) == [{"i": list(range(1, len(values) + 2))}, expected]
 
 
 @pytest.mark.parametrize("type_, values, expected", VALUES, ids=[each[0] for each in VALUES])
 def test_a_query_gives_what_a_copy_gives(url, type_, values, expected):
     make(url, type_, values)
     statement = sa.select(sa.column(NAME)).select_from(sa.table(NAME)).order_by(sa.column("id"))
-    with sa.create_engine(url, poolclass=NullPool).connect() as connection, reading_only(connection):
+    with servers.engine_at(url).connect() as connection, reading_only(connection):
         for size in (None, 2):
             names, batches = rows.read_rows(connection, statement, size)
             assert names == [NAME]
@@ -121,7 +120,7 @@ def test_a_reader_that_is_left_leaves_no_connection(url, reader, monkeypatch):
     monkeypatch.setattr(rows, "_ROWS", 64)
     servers.execute(url, "CREATE OR REPLACE TABLE left_one (id int PRIMARY KEY)",
                     "INSERT INTO left_one SELECT seq FROM seq_1_to_100000")
-    batches = rows.read_copy(url, table_of(url, "left_one"))
+    batches = rows.read_copy(servers.engine_at(url), table_of(url, "left_one"))
     assert next(batches).rows
     batches.close()
     asked = "SELECT ID FROM information_schema.processlist WHERE DB = DATABASE() AND ID <> CONNECTION_ID()"
@@ -134,7 +133,7 @@ def test_a_reader_whose_server_ends_the_connection_says_so(url, monkeypatch):
     servers.execute(url, "CREATE OR REPLACE TABLE ended (v text)",
                     "INSERT INTO ended SELECT REPEAT('x', 60000) FROM seq_1_to_2000")
     monkeypatch.setattr(rows, "_ROWS", 1)
-    batches = rows.read_copy(url, table_of(url, "ended"))
+    batches = rows.read_copy(servers.engine_at(url), table_of(url, "ended"))
     next(batches)
     asked = "SELECT ID FROM information_schema.processlist WHERE DB = DATABASE() AND ID <> CONNECTION_ID()"
     servers.execute(url, *(f"KILL {each}" for each, in servers.execute(url, asked)))
@@ -157,7 +156,7 @@ def test_both_readers_give_the_rows_in_the_order_of_the_key(url, reader, monkeyp
     servers.execute(url, "DROP TABLE IF EXISTS many",
                     "CREATE TABLE many (v varchar(9), id bigint unsigned PRIMARY KEY)",
                     "INSERT INTO many SELECT seq, seq * 9223372036854775 FROM seq_2000_to_1")
-    batches = list(rows.read_copy(url, table_of(url, "many")))
+    batches = list(rows.read_copy(servers.engine_at(url), table_of(url, "many")))
     assert len(batches) > 3
     ids, large = (as_lists(batches, 2)[1][kind] for kind in "in")
     found = [int(text) if number is None else number for number, text in zip(ids, large)]
@@ -178,14 +177,14 @@ def test_a_reader_that_fails_halfway_is_followed_by_the_other(url, monkeypatch):
     monkeypatch.setattr(rows, "_read_fast", failing)
     servers.execute(url, "DROP TABLE IF EXISTS half", "CREATE TABLE half (id int PRIMARY KEY)",
                     "INSERT INTO half SELECT CAST(seq AS SIGNED) - 50 FROM seq_1_to_100")
-    assert as_lists(rows.read_copy(url, table_of(url, "half")), 1) == [{"i": list(range(-49, 51))}]
+    assert as_lists(rows.read_copy(servers.engine_at(url), table_of(url, "half")), 1) == [{"i": list(range(-49, 51))}]
 
 
 def test_tables_without_a_key_and_with_one_of_texts_arrive(url, reader):
     for key in ("", ", PRIMARY KEY (a, b)"):
         servers.execute(url, "DROP TABLE IF EXISTS odd", f"CREATE TABLE odd (b int, a varchar(5){key})",
                         "INSERT INTO odd VALUES (2, 'x'), (1, 'x'), (3, 'a')")
-        found = as_lists(rows.read_copy(url, table_of(url, "odd")), 2)
+        found = as_lists(rows.read_copy(servers.engine_at(url), table_of(url, "odd")), 2)
         assert found == [{"i": [3, 1, 2] if key else [2, 1, 3]}, {"t": list("axx") if key else list("xxa")}]
 
 
@@ -217,7 +216,7 @@ def test_meanings_are_those_that_the_types_declare(url):
     meant = {type_: understand(type_, {kind: rows.from_texts(kind, texts)}, 1)[1] for type_, kind, texts in (
         ("time(6)", "t", ["10:00:00.5"]), ("time", "t", ["-838:59:59"]))}
     assert meant == {"time(6)": [time(10, 0, 0, 500000)], "time": ["-838:59:59"]}
-    parts = join_batches(list(rows.read_copy(url, table)), 2).columns
+    parts = join_batches(list(rows.read_copy(servers.engine_at(url), table)), 2).columns
     assert understand("decimal(9,3)", parts[1], 2) == ("object", [Decimal("1.500"), None])
     assert understand("tinyint(1)", parts[0], 2)[0] == "integer"
     assert understand("tinyint(1)", {"i": parts[0]["i"][:1]}, 1)[0] == "boolean"
@@ -241,13 +240,13 @@ def test_mixed_rows_are_those_that_the_server_writes(url, reader, values):
                          "u bigint unsigned, "
                          "d double, f float, t text, b blob, n decimal(31,10), m datetime(6))")
     columns = ("i", "u", "d", "f", "t", "b", "n", "m")
-    engine = sa.create_engine(url, poolclass=NullPool)
+    engine = servers.engine_at(url)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"INSERT INTO mixed ({', '.join(columns)}) VALUES "
                                    f"({', '.join(['%s'] * len(columns))})", values)
         truth = connection.exec_driver_sql("SELECT CAST(i AS CHAR), CAST(u AS CHAR), CAST(d AS CHAR), CAST(f * 1e0 AS "
                                            "CHAR), HEX(t), HEX(b), CAST(n AS CHAR), CAST(m AS CHAR) FROM mixed").all()
-    found = join_batches(list(rows.read_copy(url, table_of(url, "mixed"))), 9)
+    found = join_batches(list(rows.read_copy(servers.engine_at(url), table_of(url, "mixed"))), 9)
     read = list(zip(*(found.values(place) for place in range(1, 9))))
     assert [tuple(each) for each in truth] == [
         written(row, before) for row, before in zip(read, truth)]

@@ -13,7 +13,6 @@ import servers
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy.pool import NullPool
 
 from appkit.batches import Batch, join_batches
 from appkit.databases import Column, Table
@@ -165,17 +164,17 @@ def plain(kind: str, value: Any) -> tuple[str, Any]:
 
 
 def by_copy(url: sa.URL, table: Table) -> list[Batch]:
-    return list(rows.read_copy(url, table))
+    return list(rows.read_copy(servers.engine_at(url), table))
 
 
 def on_connection(read: Callable, url: sa.URL, table: Table) -> list[Batch]:
-    engine = sa.create_engine(url, poolclass=NullPool)
+    engine = servers.engine_at(url)
     with engine.connect() as connection:
         return list(read(connection, table))
 
 
 def ordered(url: sa.URL, table: Table) -> list[Batch] | None:
-    with sa.create_engine(url, poolclass=NullPool).connect() as connection:
+    with servers.engine_at(url).connect() as connection:
         return rows.read_ordered(connection, table, table.columns)
 
 
@@ -273,7 +272,7 @@ def test_a_table_may_have_no_columns_no_key_and_no_rows(url, count):
 
 def test_what_only_this_session_sees_is_read_by_this_session(url):
     table = fill(url, "plain", [], [()])
-    with sa.create_engine(url, poolclass=NullPool).connect() as connection:
+    with servers.engine_at(url).connect() as connection:
         assert rows.read_ordered(connection, table, table.columns) is not None
         with connection.begin_nested():  # of a savepoint no snapshot can be given away
             assert rows.read_ordered(connection, table, table.columns) is None
@@ -289,7 +288,7 @@ def test_rows_that_a_policy_hides_stay_hidden(url):
 
 def test_all_is_of_the_moment_that_the_connection_sees(url):
     table = fill(url, "moment", [], [(), ()])
-    engine = sa.create_engine(url, poolclass=NullPool)
+    engine = servers.engine_at(url)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         connection.exec_driver_sql("SELECT 1 FROM moment").all()
         servers.execute(url, "DELETE FROM moment")
@@ -303,7 +302,7 @@ def test_a_schema_and_the_app_s_own_search_path_are_kept(url):
     column = (Column("id", "integer", False),)
     there = Table("o.d%d.plain", column, ("id",), (), (), "o.d%d")
     assert as_found(by_copy(url, there)) == as_found(on_connection(by_adbc, url, there)) == [(("i", 7),)]
-    engine = sa.create_engine(url, poolclass=NullPool)
+    engine = servers.engine_at(url)
     with engine.connect() as connection:
         connection.exec_driver_sql('SET search_path = "o.d%%d"')
         assert as_found(by_adbc(connection, Table("plain", column, ("id",), (), ()))) == [(("i", 7),)]
@@ -335,7 +334,7 @@ def test_what_adbc_cannot_read_the_driver_reads(url):
 def test_a_query_keeps_its_parameters_its_names_and_its_way_of_reading_moments(url):
     statement = sa.text("SELECT 1 AS a, :text AS a, date '03.02.2026' AS d, timestamptz '03.02.2026 00:00' AS z, "
                         "interval '1-2' AS i WHERE 5 % 3 = 2").bindparams(text="a%b'c")
-    engine = sa.create_engine(url, poolclass=NullPool)
+    engine = servers.engine_at(url)
     for size in (None, 1):
         with engine.connect() as connection:
             names, batches = rows.read_rows(connection, statement, size)

@@ -100,7 +100,7 @@ def test_every_value_is_what_sqlite_says_it_is(tmp_path_factory, data):
         ordered = database.read_ordered(connection, table, table.columns)
     check(path, as_found(ordered))
     assert as_found(ordered) == sorted(as_found(ordered))
-    check(path, as_found(list(rows.read_copy(url, table))))
+    check(path, as_found(list(rows.read_copy(sa.create_engine(url, poolclass=sa.NullPool), table))))
 
 
 @ASIDE
@@ -134,7 +134,7 @@ def test_a_copy_is_read_whatever_its_row_numbers_are_called(tmp_path, asked, bef
     url = sa.URL.create("sqlite", database=str(path))
     with open_reading(url) as (connection, database):
         table = database.read_tables(connection)[0]
-    found = [row[-1] for row in as_found(list(rows.read_copy(url, table)))]
+    found = [row[-1] for row in as_found(list(rows.read_copy(sa.create_engine(url, poolclass=sa.NullPool), table)))]
     assert sorted(found, key=repr) == [("", None), ("t", "a"), ("t", "b")]
     assert len(asked) == 1
 
@@ -239,7 +239,7 @@ def test_batches_of_large_values_are_small(tmp_path, monkeypatch):
     url = sa.URL.create("sqlite", database=str(path))
     with open_reading(url) as (connection, database):
         table = database.read_tables(connection)[0]
-    batches = list(rows.read_copy(url, table))
+    batches = list(rows.read_copy(sa.create_engine(url, poolclass=sa.NullPool), table))
     assert sum(batch.rows for batch in batches) == 55
     assert max(sum(part.nbytes for parts in batch.columns for part in parts.values()) for batch in batches) < 110_000
 

@@ -11,12 +11,11 @@ from typing import Any
 from urllib.parse import quote as quote_part
 
 import sqlalchemy as sa
-from sqlalchemy import URL, Connection, CursorResult, Executable
+from sqlalchemy import Connection, CursorResult, Engine, Executable
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import NullPool
 
 from appkit.batches import Batch, Parts, parts_of
-from appkit.databases import Column, Table, with_driver
+from appkit.databases import Column, Table
 from appkit.databases.mariadb.asking import ask, execute
 from appkit.databases.mariadb.kinds import asked_for, from_texts, most_bytes, parts_of_kind
 from appkit.databases.mariadb.naming import quote
@@ -129,9 +128,8 @@ def read_ordered(connection: Connection, table: Table, columns: Sequence[Column]
         return None
 
 
-def read_copy(url: URL, table: Table) -> Iterator[Batch]:
+def read_copy(engine: Engine, table: Table) -> Iterator[Batch]:
     """Give a table's rows from a private copy that nobody writes, in the order of its primary key."""
-    engine = sa.create_engine(with_driver(url), poolclass=NullPool)
     with engine.connect() as connection, reading_only(connection):
         address = _address(connection) if _is_large(connection, table) else None
         after = None

@@ -15,9 +15,8 @@ import adbc_driver_manager
 import adbc_driver_postgresql
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy import URL, Connection, CursorResult, Executable
+from sqlalchemy import Connection, CursorResult, Engine, Executable
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import NullPool
 
 from appkit.batches import ARROW, Batch, Parts
 from appkit.databases import Column, Table
@@ -185,9 +184,8 @@ class _Plan(NamedTuple):
         return f"SELECT {self.chosen} FROM {self.source}{condition}{self.order}"
 
 
-def read_copy(url: URL, table: Table) -> Iterator[Batch]:
+def read_copy(engine: Engine, table: Table) -> Iterator[Batch]:
     """Give a table's rows, ordered by its key, from a private copy that nobody writes."""
-    engine = sa.create_engine(url, poolclass=NullPool)
     with engine.connect() as connection, connection.begin():
         # Its heirs are read for themselves.
         plan, given = _plan(connection, table, table.columns, few=_FEW, only="ONLY "), False

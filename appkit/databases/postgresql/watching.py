@@ -34,17 +34,14 @@ WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'm', 'i', 'I') AND n.nspname !~
 # One round trip: what this transaction holds, how it stands now, and where the write-ahead log stands. What it has made
 # itself, and the statement does not name, is left out: nobody waits for it, and a revision may make hundreds.
 _HELD = """
-WITH held AS MATERIALIZED (
-    SELECT relation, mode FROM pg_catalog.pg_locks
-    WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted AND relation >= 16384 AND database <> 0),
-seen AS MATERIALIZED (SELECT relation FROM held EXCEPT SELECT unnest(%s::oid[]))
 SELECT w.lsn, {flush}l.relation::int8, l.modes, CASE WHEN n.nspname = current_schema() THEN '' ELSE n.nspname END,
        c.relname, c.relkind::text, coalesce(pg_relation_filenode(l.relation), 0)::int8, coalesce(i.indrelid, 0)::int8,
        pg_stat_get_xact_tuples_returned(l.relation), pg_stat_get_xact_tuples_inserted(l.relation),
        pg_stat_get_xact_tuples_updated(l.relation) + pg_stat_get_xact_tuples_deleted(l.relation)
 FROM (SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8 AS lsn) w
-     LEFT JOIN (SELECT relation, array_agg(mode) AS modes FROM seen JOIN held USING (relation) GROUP BY relation) l
-     ON true
+     LEFT JOIN (SELECT relation, array_agg(mode) AS modes FROM pg_catalog.pg_locks
+                WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted AND relation >= 16384
+                      AND database <> 0 AND relation NOT IN (SELECT unnest(%s::oid[])) GROUP BY relation) l ON true
      LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation
      LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = l.relation"""

@@ -16,7 +16,7 @@ from urllib.parse import quote as quote_path
 import adbc_driver_manager
 import adbc_driver_sqlite
 import pyarrow as pa
-from sqlalchemy import URL, Connection, Executable
+from sqlalchemy import Connection, Engine, Executable
 from sqlalchemy.exc import OperationalError
 
 from appkit.aside import Task, can_run_aside, run_aside
@@ -116,9 +116,9 @@ def _driver_batches(connection: sqlite3.Connection, statement: str) -> Iterator[
 
 # ---- ADBC
 
-def read_copy(url: URL, table: Table) -> Iterator[Batch]:
+def read_copy(engine: Engine, table: Table) -> Iterator[Batch]:
     """Give a table's rows from a private copy that nobody writes; the same rows in the same order at every revision."""
-    path, given = url.database, False
+    path, given = engine.url.database, False
     with closing(open_readonly(path)) as connection:
         if ranges := _ranges(connection, table):
             try:
