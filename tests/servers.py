@@ -1,6 +1,6 @@
 """Private servers for tests: PostgreSQL 18 from its PyPI package, the machine's own 15, and Debian's MariaDB.
 
-Each is started by the first test of a process that asks for it, in a temporary folder, and stopped at its end. Where a
+Beside them a standby, which only reads, and PgBouncer, which lends sessions. Each is started by the first test of a process that asks for it, in a temporary folder, and stopped at its end. Where a
 server's programs are missing, the test is skipped.
 """
 import atexit
@@ -33,6 +33,16 @@ def postgresql(major: str = "18") -> sa.URL:
 def mariadb() -> sa.URL:
     """Give the URL of a superuser on a private server."""
     return _mariadb()
+
+
+def standby() -> sa.URL:
+    """Give the URL of a standby of PostgreSQL 18."""
+    return _standby()
+
+
+def pooled(url: sa.URL, mode: str) -> sa.URL:
+    """Give the URL of a database of PostgreSQL 18 through PgBouncer, which lends sessions for a transaction or whole."""
+    return url.set(port=_pgbouncer(url.port, mode))
 
 
 def new_database(server: sa.URL, name: str | None = None, options: str = "") -> sa.URL:
@@ -99,6 +109,35 @@ def _postgresql(major: str) -> sa.URL:
 
 
 @cache
+def _standby() -> sa.URL:
+    server, programs = _postgresql("18"), _programs("18")
+    folder, user = _private_folder()
+    port, data = _free_port(), folder / "data"
+    _run([programs / "pg_basebackup", f"--dbname=postgresql://postgres@127.0.0.1:{server.port}", f"--pgdata={data}",
+          "--write-recovery-conf", "--checkpoint=fast", "--no-sync"], user, PGPASSWORD=PASSWORD)
+    _start([programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-c", "fsync=off",
+            "-c", "max_connections=50", "-c", "shared_buffers=64MB"], folder, user)
+    return _ready(server.set(port=port), folder)
+
+
+@cache
+def _pgbouncer(port: int, mode: str) -> int:
+    if not shutil.which("pgbouncer"):
+        pytest.skip("PgBouncer is not installed")
+    folder, user = _private_folder()
+    users, settings, own = folder / "users", folder / "settings", _free_port()
+    users.write_text(f'"postgres" "{PASSWORD}"\n')
+    settings.write_text(f"[databases]\n* = host=127.0.0.1 port={port}\n[pgbouncer]\npool_mode={mode}\n"
+                        f"listen_addr=127.0.0.1\nlisten_port={own}\nunix_socket_dir=\nauth_type=scram-sha-256\n"
+                        f"auth_file={users}\nignore_startup_parameters=extra_float_digits\n")
+    for path in (users, settings):
+        shutil.chown(path, user)
+    _start(["pgbouncer", settings], folder, user)
+    _ready(_postgresql("18").set(port=own), folder)
+    return own
+
+
+@cache
 def _mariadb() -> sa.URL:
     if not shutil.which("mariadb-install-db"):
         pytest.skip("MariaDB's server is not installed")
@@ -128,8 +167,8 @@ def _private_folder() -> tuple[Path, str | None]:
     return folder, "nobody"
 
 
-def _run(command: list, user: str | None) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, **_as(user))
+def _run(command: list, user: str | None, **env: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, **_as(user))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -104,6 +104,25 @@ def test_a_lock_timeout_of_the_apps_own_stays(app, url, monkeypatch):
     assert str(servers.execute(url, "SELECT t FROM told")[0][0]) in ("7", "7s")
 
 
+@pytest.mark.parametrize("each", [False, True], ids=["one transaction", "one per revision"])
+def test_through_a_pooler_the_timeout_ends_with_the_transaction(tmp_path, monkeypatch, each):
+    url = servers.new_database(servers.postgresql("18"))
+    pooled = servers.pooled(url, "transaction")
+    app = app_at(pooled, tmp_path, *SETUP, migrate=appkit.Migrate, config={"APPKIT_LOCK_TIMEOUT": 7},
+                 transaction_per_migration=each)
+    for number in (1, 2):
+        write_revision(app, str(number), f"op.execute(\"CREATE TABLE told{number} AS "
+                                         "SELECT current_setting('lock_timeout') AS t\")",
+                       follows=str(number - 1) if number > 1 else None)
+    monkeypatch.setattr("appkit.databases.postgresql.guard.Guard.release", lambda self: None)  # as if it were killed
+    upgrade(app, monkeypatch)
+    assert [servers.execute(url, f"SELECT t FROM told{number}") for number in (1, 2)] == [[("7s",)], [("7s",)]]
+    engine = sa.create_engine(pooled, poolclass=NullPool)
+    with engine.connect() as one, engine.connect() as other:  # the sessions that the app gets next
+        assert {each.exec_driver_sql("SHOW lock_timeout").scalar_one() for each in (one, other)} == {"0"}
+    servers.drop_database(url)
+
+
 def test_the_timeout_is_taken_back_with_the_migration(app, url, monkeypatch):
     upgrade(app, monkeypatch)
     asked = "SELECT @@lock_wait_timeout" if url.get_backend_name() == "mariadb" else "SHOW lock_timeout"

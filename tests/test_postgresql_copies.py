@@ -337,6 +337,61 @@ def test_a_copy_goes_with_the_interpreter(engine, source, server, tmp_path):
     assert left(server) == set()
 
 
+# ---- what stands in for a server
+
+def replayed(primary, url):
+    """Wait until a standby has what its primary has written."""
+    end, = servers.execute(primary, "SELECT pg_current_wal_lsn()")[0]
+    while not servers.execute(url, f"SELECT pg_last_wal_replay_lsn() >= '{end}'")[0][0]:
+        time.sleep(0.02)
+
+
+def test_a_standby_is_copied_to_another_server_and_nothing_is_made_on_it(tmp_path):
+    primary = servers.postgresql("18")
+    written = servers.new_database(primary)
+    servers.execute(written, *(each for each in FILL if ROLE.replace('"', '""') not in each))
+    standby = servers.standby().set(database=written.database)
+    replayed(primary, standby)
+    there = servers.databases(primary)
+    read = sa.create_engine(standby, poolclass=NullPool)
+    with pytest.raises(RehearsalError, match="is a standby, on which nothing can be made. Name another server by copy"):
+        copies.copy_database(read, tmp_path)
+    with pytest.raises(RehearsalError, match="is a standby"):
+        copies.adopt_copy(read)
+    copy = copies.copy_database(read, tmp_path, primary)
+    rows = "SELECT id, name, mood, at, x, n FROM t ORDER BY id"
+    assert servers.execute(copy, rows) == servers.execute(standby, rows)
+    copies.drop_copies(copy)
+    assert servers.databases(primary) == there
+    servers.drop_database(written)
+
+
+def test_a_pooler_that_lends_sessions_by_turns_is_refused_and_none_of_them_is_changed(tmp_path):
+    written = servers.new_database(servers.postgresql("18"))
+    url = servers.pooled(written, "transaction")
+    engine = sa.create_engine(url, poolclass=NullPool)
+    with pytest.raises(RehearsalError, match="stands a pooler"):
+        copies.copy_database(engine, tmp_path)
+    with pytest.raises(RehearsalError, match="stands a pooler"):
+        dumps.back_up(engine, "0001", tmp_path)
+    with engine.connect() as one, engine.connect() as other:  # the sessions that the app gets next
+        for connection in (one, other):
+            assert connection.exec_driver_sql("SHOW search_path").scalar_one() == '"$user", public'
+            assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "0"
+    servers.drop_database(written)
+
+
+def test_through_a_pooler_that_keeps_to_a_session_a_database_is_copied_and_backed_up(tmp_path):
+    written = servers.new_database(servers.postgresql("18"))
+    servers.execute(written, "CREATE TABLE t AS SELECT 1 AS one")
+    engine = sa.create_engine(servers.pooled(written, "session"), poolclass=NullPool)
+    copy = copies.copy_database(engine, tmp_path)
+    assert servers.execute(copy, "SELECT one FROM t") == [(1,)]
+    copies.drop_copies(copy)
+    assert dumps.back_up(engine, "0001", tmp_path).stat().st_size
+    servers.drop_database(written)
+
+
 def test_no_password_is_on_a_command_line(source, engine, tmp_path, monkeypatch):
     seen = []
     run = dumps.run

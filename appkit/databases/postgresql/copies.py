@@ -78,9 +78,7 @@ def copy_database(engine: Engine, folder: Path, to: URL | None = None) -> URL:
 def _copy(source: Server, keeper: Keeper, folder: Path, *, elsewhere: bool) -> None:
     name, copy = source.parameters["dbname"], keeper.name("copy")
     with source.connect() as ask, keeper.server.connect() as run:
-        if run("SELECT pg_is_in_recovery()")[0][0]:
-            raise RehearsalError(f"the server {keeper.server.place} is a standby, on which nothing can be made. Name "
-                                 "another server by copy_to=, or the URL of a copy by on=")
+        _refuse_standby(keeper.server, run)
         if elsewhere or not _copy_by_server(run, name, copy):
             facts = ask(_DATABASE, name)[0][0]
             _create(run, copy, "template0", facts)
@@ -108,6 +106,12 @@ def _copy_by_server(run: Run, name: str, copy: str) -> bool:
             return False
         raise
     return True
+
+
+def _refuse_standby(server: Server, run: Run) -> None:
+    if run("SELECT pg_catalog.pg_is_in_recovery()")[0][0]:
+        raise RehearsalError(f"the server {server.place} is a standby, on which nothing can be made. Name another "
+                             "server by copy_to=, or the URL of a copy by on=")
 
 
 def _fill(source: Server, keeper: Keeper, folder: Path, options: list[str]) -> None:
@@ -163,8 +167,11 @@ def size_of(engine: Engine) -> int:
 
 def adopt_copy(engine: Engine) -> URL:
     """Take a database that is there for the copy: it is changed, and stays."""
-    sweep(engine)
-    return adopt(engine.url, server_of(engine))
+    server = server_of(engine)
+    with _told("Cannot rehearse there", server), server.connect() as run:
+        _refuse_standby(server, run)
+    sweep_server(server)
+    return adopt(engine.url, server)
 
 
 def sweep(engine: Engine) -> None:
@@ -293,6 +300,8 @@ _ADVICE = (
     ("permission denied", "Use a role that may read, and make, all of it."),
     ("No space left on device", "The disk is full: make room, or name another server by copy_to=."),
     ("statement timeout", "Somebody holds a lock on a table, as a running migration does: try again when it is over."),
+    ("being accessed by other users", "Somebody stays connected to the copy: the migration, or a pooler in front of the "
+     "server. Then use the server's own URL."),
     ("connection", "Is the server still running?"))
 
 

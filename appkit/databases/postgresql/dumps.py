@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,11 +41,21 @@ def copy_by_dump(source: Server, target: Server, name: str, folder: Path, option
 
 def _restore(target: Server, name: str, command: list) -> None:
     try:
-        _run(target, name, command)
+        _run(_writable(target, name), name, command)
     except ProgramError as reason:
         serious = [line for line in reason.said.splitlines() if "error:" in line and _HARMLESS not in line]
         if serious or _HARMLESS not in reason.said:
             raise RehearsalError((serious or [str(reason)])[0]) from reason
+
+
+def _writable(server: Server, name: str) -> Server:
+    """Give a server with the option that lets a program write to a database, where its user's sessions do not."""
+    with closing(server.open(name)) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW default_transaction_read_only")
+        if cursor.fetchone()[0] == "off":  # a pooler takes no options
+            return server
+    options = f"{server.parameters.get('options', '')} -c default_transaction_read_only=off".strip()
+    return Server(server.dbapi, server.parameters | {"options": options})
 
 
 def back_up(engine: Engine, revision: str, folder: Path) -> Path:
@@ -74,8 +85,7 @@ def version_of(server: Server) -> int:
 
 def _run(server: Server, name: str, command: list) -> None:
     """Run a program on a database: its password goes by the environment, which only its owner can see."""
-    options = f"{server.parameters.get('options', '')} -c default_transaction_read_only=off".strip()
-    reached = Server(server.dbapi, server.parameters | {"dbname": name, "options": options})
+    reached = Server(server.dbapi, server.parameters | {"dbname": name})
     env = {**os.environ, "LC_ALL": "C", "PGPASSWORD": server.parameters.get("password", "")}
     run([command[0], f"--dbname={reached.conninfo}", "--no-password", *command[1:]], env=env)
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from appkit.databases.holders import Blocker, describe
+from appkit.databases.postgresql.servers import is_shared
 from appkit.errors import BlockedError
 
 _NOT_AVAILABLE = "55P03"
@@ -43,13 +44,19 @@ class Guard:
         self._milliseconds = round(timeout * 1000)
         self._engine = connection.engine
         self._set = False
+        self._local = False  # whether what is set ends with the transaction, for the session is not ours alone
 
-    def before(self, connection: Connection, _statement: str) -> None:
+    def before(self, *_statement: Any) -> None:
         """Make ready for a statement."""
         if self._milliseconds and (not self._set or self._raw.info.transaction_status == _IDLE):
-            self._set = True
-            self._ask("SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'",
-                      (f"{self._milliseconds}ms",))
+            self._limit()
+
+    def _limit(self) -> None:
+        if not self._set:
+            self._local = is_shared(self._raw)
+        self._set = True
+        self._ask("SELECT set_config('lock_timeout', %s, %s) WHERE current_setting('lock_timeout') = '0'",
+                  (f"{self._milliseconds}ms", self._local))
 
     def check(self) -> None:
         """Have nothing to refuse: the server checks."""
@@ -59,7 +66,7 @@ class Guard:
 
     def release(self) -> None:
         """Give the connection its own ways back."""
-        if self._set:
+        if self._set and not self._local:
             self._raw.rollback()
             self._ask("RESET lock_timeout")
             self._raw.commit()
@@ -75,7 +82,9 @@ class Guard:
         """Run a revision's function again from its beginning when a lock was not to be had."""
         for pause in (*_PAUSES, None):
             try:
-                self._ask(f"SAVEPOINT {_SAVEPOINT}") if not self._raw.autocommit else None
+                if not self._raw.autocommit:
+                    self.before()  # what is set after a savepoint ends with the return to it
+                    self._ask(f"SAVEPOINT {_SAVEPOINT}")
                 return migrate(*arguments, **options)
             except BlockedError as blocked:
                 if pause is None or not self._rolled_back():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,6 +25,7 @@ _CALM = ("SET standard_conforming_strings = on; SET search_path = ''; SET defaul
          "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN "
          "('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', "
          "'idle_in_transaction_session_timeout')")
+_PID = "SELECT pg_catalog.pg_backend_pid()"
 _DOORS = ("postgres", "template1")  # databases that are there on nearly every server; nobody's data is in them
 # What the programs are not told: what is secret, and what libpq knows only since 16, while theirs may be an older one.
 _UNTOLD = {"password", "sslpassword", "sslcertmode", "require_auth", "load_balance_hosts", "gssdelegation",
@@ -120,12 +122,16 @@ def server_of(engine: Engine) -> Server:
     Raises
     ------
     RehearsalError
-        When it cannot be reached, or by a driver that is not known here.
+        When it cannot be reached, or by a driver that is not known here, or by a pooler.
     """
     with own_connection(engine) as connection:
         if not is_connection(connection):
             raise RehearsalError(f"appkit does not know the driver {engine.driver!r}. For PostgreSQL it knows psycopg "
                                  "and psycopg2: name one in the URL, as in postgresql+psycopg://…")
+        if is_shared(connection):
+            raise RehearsalError("Between appkit and the server stands a pooler, such as PgBouncer, that lends one "
+                                 "session to many by turns: what is set for a copy would reach the app. Use the "
+                                 "server's own URL here.")
         info = connection.info
         psycopg = hasattr(connection, "pgconn")
         parameters = dict(info.get_parameters() if psycopg else info.dsn_parameters)
@@ -146,18 +152,46 @@ def place_of(engine: Engine) -> str:
 
 def place_behind(connection: Any) -> str:
     """Give the same for an open driver connection, and leave that as it was."""
+    return _told(connection, _PLACE)
+
+
+def _told(connection: Any, statement: str) -> str:
+    """Ask an open driver connection for one value, and leave the connection as it was."""
     if hasattr(connection, "pgconn"):  # psycopg: past it, so that it begins no transaction
-        result = connection.pgconn.exec_(_PLACE.encode())
+        result = connection.pgconn.exec_(statement.encode())
         if result.ntuples != 1:
             raise RehearsalError(f"Cannot tell which database this is: {result.error_message.decode(errors='replace')}")
         return result.get_value(0, 0).decode()
     idle = connection.info.transaction_status == 0
     with connection.cursor(cursor_factory=sys.modules["psycopg2"].extensions.cursor) as cursor:
-        cursor.execute(_PLACE)
-        place = cursor.fetchone()[0]
+        cursor.execute(statement)
+        value = str(cursor.fetchone()[0])
     if idle and not connection.autocommit:
         connection.rollback()
-    return place
+    return value
+
+
+def is_shared(connection: Any) -> bool:
+    """Say whether a connection is lent a session of the server for one transaction at a time, as PgBouncer may do.
+
+    A pooler tells of another process than the server's own. So does a proxy that keeps to one session for each
+    connection: there, two connections at a time are never in the same one.
+    """
+    if _told(connection, _PID) == str(connection.info.backend_pid):
+        return False
+    with closing(connect_alike(connection)) as second:
+        asked = [(_told(connection, _PID), _told(second, _PID)) for _ in range(5)]
+    return len({first for first, _ in asked}) > 1 or any(first == other for first, other in asked)
+
+
+def connect_alike(connection: Any) -> Any:
+    """Open a second connection to where a first one is, by the same driver; each statement is committed by itself."""
+    info = connection.info
+    parameters = info.get_parameters() if hasattr(info, "get_parameters") else dict(info.dsn_parameters)
+    driver = import_module(type(connection).__module__.partition(".")[0])
+    second = driver.connect(**{**parameters, "password": info.password, "dbname": info.dbname})
+    second.autocommit = True
+    return second
 
 
 def is_connection(connection: Any) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from appkit.databases import Hears, Lock, Statement
 from appkit.databases.hearing import Heard, hear_drivers
 from appkit.databases.postgresql.naming import quote
-from appkit.databases.postgresql.servers import place_behind
+from appkit.databases.postgresql.servers import connect_alike, place_behind
 
 DDL_COMMITS = False  # whether a statement that changes the schema is committed with it
 WATCHED: dict[str, Any] = {}
@@ -89,7 +89,7 @@ class Observer:
 
     def __init__(self, driver: Any, hears: Hears) -> None:
         self._driver, self._hears = driver, hears
-        self._probe = _connect_alike(driver)
+        self._probe = connect_alike(driver)
         self._flush = _FLUSH if driver.info.server_version >= 150000 else "NULL, "
         self._held = _HELD.format(flush=self._flush)
         patience = f"CASE setting WHEN '0' THEN '{_PATIENCE}' ELSE setting || 'ms' END"
@@ -309,15 +309,6 @@ def hear_connections(heard: Heard) -> AbstractContextManager[None]:
 
 def _module_of(driver: Any) -> Any:
     return import_module(type(driver).__module__.partition(".")[0])
-
-
-def _connect_alike(driver: Any) -> Any:
-    """Open a second connection to where a first one is, by the same driver."""
-    info = driver.info
-    parameters = info.get_parameters() if hasattr(info, "get_parameters") else dict(info.dsn_parameters)
-    second = _module_of(driver).connect(**{**parameters, "password": info.password, "dbname": info.dbname})
-    second.autocommit = True
-    return second
 
 
 def _array(numbers: Iterable[int]) -> str:
