@@ -300,8 +300,8 @@ _ADVICE = (
     ("permission denied", "Use a role that may read, and make, all of it."),
     ("No space left on device", "The disk is full: make room, or name another server by copy_to=."),
     ("statement timeout", "Somebody holds a lock on a table, as a running migration does: try again when it is over."),
-    ("being accessed by other users", "Somebody stays connected to the copy: the migration, or a pooler in front of the "
-     "server. Then use the server's own URL."),
+    ("being accessed by other users", "Somebody stays connected to the copy: the migration, or a pooler in front of "
+     "the server. Then use the server's own URL."),
     ("connection", "Is the server still running?"))
 
 
