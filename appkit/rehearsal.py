@@ -130,6 +130,9 @@ class _Run:
         self.copies = PrivateFolder()
         stack.callback(self.copies.close)
         self.folder = self.copies.path
+        # What an engine learns by its first connection, as the default schema, it must learn from its own database: the
+        # stand-in hears what the source's engine listens to.
+        self.database.place_of(self.source)
         self._copy(asked, stack, unfinished)
         self.standin = StandIn(asked.app, self.url)
         stack.callback(self.standin.engine.dispose)

@@ -68,11 +68,16 @@ def url():
     servers.drop_database(made)
 
 
-@pytest.fixture(params=["connectorx", "PyMySQL"])
+@pytest.fixture(params=["connectorx", "PyMySQL", "mysqlclient"])
 def reader(request, monkeypatch):
     monkeypatch.setattr(rows, "_FEW", 1)
     if request.param == "PyMySQL":
         monkeypatch.setattr(rows, "_address", lambda connection: None)
+    elif request.param == "mysqlclient":
+        pytest.importorskip("MySQLdb")
+        engine_at = servers.engine_at
+        monkeypatch.setattr(servers, "engine_at",
+                            lambda url, **options: engine_at(url.set(drivername="mariadb+mysqldb"), **options))
     else:  # and by nothing else
         monkeypatch.setattr(rows, "_stream", None)
     return request.param

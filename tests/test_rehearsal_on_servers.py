@@ -206,6 +206,21 @@ def test_what_is_rehearsed_is_applied_after_a_backup(url, tmp_path):
     assert appkit.rehearse(app).revisions == ()
 
 
+def test_an_app_that_was_not_connected_yet_knows_its_own_database_afterwards(url, tmp_path):
+    setup = ("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)",
+             "INSERT INTO alembic_version VALUES ('1')")
+    app_at(url, tmp_path, *SETUP, *setup)
+    app = app_at(url, tmp_path)
+    write_revision(app, "1")
+    write_revision(app, "2", "op.add_column('parent', sa.Column('born', sa.Date))", follows="1")
+    rehearsal = appkit.rehearse(app, downgrade=False)
+    with app.app_context():
+        dialect = app.extensions["sqlalchemy"].engine.dialect
+    default = url.database if url.get_backend_name() == "mariadb" else "public"
+    assert (dialect.default_schema_name, appkit.read_history(app)["applied"].tolist()) == (default, [True, False])
+    assert repr(rehearsal.apply()).startswith("Applied(2;")
+
+
 def test_another_database_is_copied_where_one_is_named(url, tmp_path):
     app = app_at(url, tmp_path, *SETUP)
     branch = servers.new_database(url)

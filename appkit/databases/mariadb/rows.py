@@ -4,6 +4,7 @@ connectorx reads ten times as fast as PyMySQL, on a connection of its own, and h
 so it is asked for pieces, and, of a database in use, for everything at once, which is one moment. What it cannot
 reach (a socket, TLS) or read, PyMySQL reads, to the same end.
 """
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ _SETTINGS = ["SET NAMES utf8mb4", "SET time_zone = '+00:00'", "SET sql_mode = ''
 _TAKEN = {**dict.fromkeys((1, 2, 3, 8, 9, 13), ("i", "i")), **dict.fromkeys((4, 5), ("r", "r")),
           **dict.fromkeys((0, 246), ("t", "n")), **dict.fromkeys((10, 14), ("t", "d")), 12: ("t", "m"), 7: ("t", "z"),
           11: ("t", "t"), 16: ("bits", "i"), 242: ("b", "b"), 255: ("b", "b")}
+_WRITTEN = [number for number, (arrives, _) in _TAKEN.items() if arrives in "irt"]
 _FLOAT = 4
 
 
@@ -37,7 +39,7 @@ class Unreadable(Exception):
     """connectorx cannot read this; PyMySQL can, or says why not."""
 
 
-# ---- PyMySQL
+# ---- PyMySQL and mysqlclient
 
 def read_rows(connection: Connection, statement: Executable,
               size: int | None = None) -> tuple[list[str], Iterable[Batch]] | None:
@@ -67,26 +69,26 @@ def _with_doubles(statement: sa.Select, floats: list[int]) -> sa.Select:
 
 @contextmanager
 def _undecoded(connection: Connection, *, unbuffered: bool) -> Iterator[None]:
-    """Have PyMySQL give the server's own texts for a while, and, unbuffered, row by row.
+    """Have PyMySQL or mysqlclient give the server's own texts for a while, and, unbuffered, row by row.
 
-    What it converts loses zero dates. SQLAlchemy's stream_results would have taken the first row before anyone asks.
+    What they convert loses zero dates. SQLAlchemy's stream_results would have taken the first row before anyone asks.
     """
     driver = connection.connection.driver_connection
-    if not _is_pymysql(driver):
+    name = {"pymysql.connections": "decoders", "MySQLdb.connections": "converter"}.get(type(driver).__module__)
+    if name is None:
         yield
         return
-    from pymysql.cursors import Cursor, SSCursor
-
-    before = driver.decoders, driver.cursorclass
-    driver.decoders, driver.cursorclass = {}, SSCursor if unbuffered else Cursor
+    # mysqlclient gives bytes for what it has no converter for; those of texts tell texts from bytes.
+    texts = dict.fromkeys(_WRITTEN, str) if name == "converter" else {}
+    cursors = sys.modules[type(driver).__module__.partition(".")[0]].cursors
+    before = getattr(driver, name), driver.cursorclass
+    setattr(driver, name, before[0] | texts if texts else {})
+    driver.cursorclass = cursors.SSCursor if unbuffered else cursors.Cursor
     try:
         yield
     finally:
-        driver.decoders, driver.cursorclass = before
-
-
-def _is_pymysql(driver: Any) -> bool:
-    return type(driver).__module__ == "pymysql.connections"
+        setattr(driver, name, before[0])
+        driver.cursorclass = before[1]
 
 
 def _fetch(result: CursorResult, size: int, taken: Sequence[tuple[str, str]] = ()) -> Iterator[Batch]:
@@ -176,7 +178,7 @@ def _is_keyed(table: Table) -> bool:
 def _address(connection: Connection) -> str | None:
     """Give connectorx's URL for where PyMySQL is connected; None where it cannot go there, or is not installed."""
     driver = connection.connection.driver_connection
-    if not _is_pymysql(driver) or not find_spec("connectorx"):
+    if type(driver).__module__ != "pymysql.connections" or not find_spec("connectorx"):
         return None
     # Refused, connectorx tries for half a minute: it is asked only for what is sure to be let in.
     plain = driver._auth_plugin_name in ("mysql_native_password", "caching_sha2_password") and not (

@@ -88,7 +88,14 @@ class Server:
 
 
 def server_of(engine: Engine, url: URL | None = None) -> Server:
-    """Give the server of an engine, or of a URL of the same driver."""
+    """Give the server of an engine, or of a URL of the same driver.
+
+    Raises
+    ------
+    RehearsalError
+        When the driver is not known here.
+    """
+    _check_driver(engine)
     _, options = engine.dialect.create_connect_args(url or engine.url)
     database = options.get("database", options.get("db", ""))
     parameters = {name: value for name, value in options.items() if name not in ("database", "db", "init_command")}
@@ -98,6 +105,7 @@ def server_of(engine: Engine, url: URL | None = None) -> Server:
 def place_of(engine: Engine) -> str:
     """Give what tells an engine's database from every other one: its server and its name, asked once."""
     if engine not in _places:
+        _check_driver(engine)
         with own_connection(engine) as connection:
             _places[engine] = place_behind(connection)
     return _places[engine]
@@ -112,6 +120,12 @@ def place_behind(connection: Any) -> str:
         cursor.execute(f"SELECT HEX({'LOWER(DATABASE())' if folded else 'DATABASE()'})")
         name = cursor.fetchone()[0]
     return "/".join([*(found[each] for each in sorted(found)), _text(name or "")])
+
+
+def _check_driver(engine: Engine) -> None:
+    if engine.dialect.loaded_dbapi.__name__ not in _DRIVERS:
+        raise RehearsalError(f"appkit does not know the driver {engine.driver!r}. For MariaDB it knows PyMySQL and "
+                             "mysqlclient: name one in the URL, as in mariadb+pymysql://…")
 
 
 def is_connection(connection: Any) -> bool:
