@@ -1,4 +1,4 @@
-"""Leaving the loggers of a process as they were."""
+"""Leaving the loggers of a process as they were, and being heard among them."""
 import logging
 from collections.abc import Iterable
 
@@ -32,3 +32,10 @@ class Loggers:
         for handler in self._files:
             if handler.stream is None:
                 handler.mode = "a"  # closed by fileConfig: mode "w" would never open again, or empty the file
+
+
+def warn(message: str) -> None:
+    """Log a warning about a migration while it runs."""
+    log = logging.getLogger("appkit.migrate")
+    log.disabled = False  # by the fileConfig of env.py, which disables every logger that is not in alembic.ini
+    log.warning("%s", message)

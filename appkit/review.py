@@ -10,8 +10,7 @@ from flask import current_app
 from sqlalchemy import Connection, func, inspect, select, table
 
 from appkit.errors import MigrationError
-
-_log = logging.getLogger("appkit.migrate")
+from appkit.loggers import warn
 
 
 class Review:
@@ -37,7 +36,7 @@ class Review:
             directives[:] = []
             logging.getLogger("alembic.env").info("No changes in schema detected.")
         if not directives and all(self._barren):
-            _warn("No model is known and the database has no table, so there is nothing to migrate. "
+            warn("No model is known and the database has no table, so there is nothing to migrate. "
                   f"{_how_to_import()} before `migrate`: a model is known only once its module is imported.")
 
 
@@ -80,7 +79,7 @@ def _review_drops(migration: MigrationContext, catalogue: _Catalogue, drops: Ite
             f"because {f'the models know only {known}' if known else 'no model is known'}. No file was written. "
             f"{_how_to_import()} before `migrate`. If you do mean to drop them, write it by hand: `flask db revision`.")
     counted = ", ".join(f"{_full_name(*each)} ({_count_rows(migration.connection, *each)})" for each in dropped)
-    _warn(f"This revision drops tables that no model knows: {counted}. To keep them, delete it, and import their "
+    warn(f"This revision drops tables that no model knows: {counted}. To keep them, delete it, and import their "
           "models before `migrate`, or leave them out by include_object.")
 
 
@@ -97,8 +96,3 @@ def _how_to_import() -> str:
     package = Path(current_app.root_path, "__init__.py").is_file() and current_app.import_name != "__main__"
     module = f"{current_app.import_name}.models" if package else "models"
     return f"Import the module that defines the models (`import {module}`, say) where the app is made,"
-
-
-def _warn(message: str) -> None:
-    _log.disabled = False  # by the fileConfig of env.py, which disables every logger that is not in alembic.ini
-    _log.warning("%s", message)

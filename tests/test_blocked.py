@@ -75,10 +75,11 @@ def test_an_open_session_is_named_as_one(app, url, monkeypatch, capsys):
     engine.dispose()
 
 
-def test_a_lock_that_is_let_go_meanwhile_is_waited_for_again(app, reader, monkeypatch):
+def test_a_lock_that_is_let_go_meanwhile_is_waited_for_again(app, reader, monkeypatch, capsys):
     threading.Timer(1.5, reader.rollback).start()
     upgrade(app, monkeypatch, pauses=(0.5, 0.5, 0.5))
     assert "born" in appkit.read_table(app, "parent").columns
+    assert "Trying again in 0.5 s." in capsys.readouterr().err
 
 
 def test_a_revision_is_begun_again_as_a_whole(app, reader, url, monkeypatch):
@@ -120,6 +121,20 @@ def test_through_a_pooler_the_timeout_ends_with_the_transaction(tmp_path, monkey
     engine = sa.create_engine(pooled, poolclass=NullPool)
     with engine.connect() as one, engine.connect() as other:  # the sessions that the app gets next
         assert {each.exec_driver_sql("SHOW lock_timeout").scalar_one() for each in (one, other)} == {"0"}
+    servers.drop_database(url)
+
+
+def test_with_a_driver_that_is_not_known_the_upgrade_goes_on_and_the_lack_is_told(tmp_path, monkeypatch, capsys):
+    url = servers.new_database(servers.postgresql("18"))
+    app = app_at(url, tmp_path, *SETUP, migrate=appkit.Migrate)
+    write_revision(app, "1", "op.execute(\"CREATE TABLE told AS SELECT current_setting('lock_timeout') AS t\")")
+    monkeypatch.setattr("appkit.databases.postgresql.guard.is_connection", lambda connection: False)
+    upgrade(app, monkeypatch)
+    assert servers.execute(url, "SELECT t FROM told") == [("0",)]
+    assert "A lock is waited for as long as the server lets it" in capsys.readouterr().err
+    monkeypatch.setattr("appkit.databases.postgresql.servers.is_connection", lambda connection: False)
+    with pytest.raises(appkit.RehearsalError, match="does not know the driver 'psycopg'"):
+        appkit.rehearse(app)
     servers.drop_database(url)
 
 

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "appkit"
 
 # From the door down; a room may import only rooms that stand after it.
 ROOMS = ["cli", "scratch", "app", "models", "verdicts", "rehearsal", "drift", "result", "findings", "objects", "applying", "record", "watching", "standin", "script",
-         "outage", "wording", "display", "diagram", "printing", "migrate", "review", "loggers", "differences", "matching", "ledger", "comparison", "snapshots", "large", "values", "folders", "history", "diagnosis", "schema", "tables",
-         "databases", "aside", "batches", "progress", "errors"]
+         "outage", "wording", "display", "diagram", "printing", "migrate", "review", "differences", "matching", "ledger", "comparison", "snapshots", "large", "values", "folders", "history", "diagnosis", "schema", "tables",
+         "databases", "aside", "batches", "progress", "loggers", "errors"]
 
 
 def imported(path: Path) -> set[str]:

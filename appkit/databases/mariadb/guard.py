@@ -1,5 +1,4 @@
 """A MariaDB connection under migration: it waits for locks for a while, not for a day, and says who is in the way."""
-import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,6 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from appkit.databases.holders import Blocker, describe
 from appkit.errors import BlockedError
+from appkit.loggers import warn
 
 _TIMED_OUT = 1205
 _A_DAY = 86_400  # what the server sets where nobody else has
@@ -20,8 +20,6 @@ SELECT p.id, '', CONCAT(p.command, ' ', COALESCE(p.state, '')), COALESCE(t.trx_q
 FROM information_schema.processlist p LEFT JOIN information_schema.innodb_trx t ON t.trx_mysql_thread_id = p.id
 WHERE p.db = DATABASE() AND p.id <> CONNECTION_ID() AND p.id <> {ours} AND (t.trx_id IS NOT NULL OR p.command = 'Query')
 ORDER BY t.trx_started IS NULL, t.trx_started"""
-
-_log = logging.getLogger("appkit.migrate")
 
 
 class Guard:
@@ -74,7 +72,7 @@ class Guard:
             except BlockedError as blocked:
                 if pause is None or self._writes > before + 1:
                     raise
-                _log.warning("%s Trying again in %g s.", blocked, pause)
+                warn(f"{blocked} Trying again in {pause:g} s.")
                 time.sleep(pause)
 
     def _blockers(self) -> list[Blocker]:

@@ -1,5 +1,4 @@
 """A PostgreSQL connection under migration: it waits for locks for a while, not for ever, and says who is in the way."""
-import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,8 +7,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from appkit.databases.holders import Blocker, describe
-from appkit.databases.postgresql.servers import is_shared
+from appkit.databases.postgresql.servers import UNKNOWN, is_connection, is_shared, pid_behind
 from appkit.errors import BlockedError
+from appkit.loggers import warn
 
 _NOT_AVAILABLE = "55P03"
 _IDLE = 0  # of a transaction, as libpq tells it
@@ -21,14 +21,12 @@ SELECT DISTINCT a.pid, coalesce(a.application_name, ''), coalesce(a.state, ''), 
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8, c.relname
 FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
      JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-WHERE l.locktype = 'relation' AND l.granted AND l.pid <> ALL (%(ours)s) AND c.oid >= 16384
+WHERE l.locktype = 'relation' AND l.granted AND l.pid NOT IN (%(own)s, pg_backend_pid()) AND c.oid >= 16384
       AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
       AND (position(c.relname IN %(statement)s) > 0 OR c.oid IN (
            SELECT i.indrelid FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
            WHERE position(x.relname IN %(statement)s) > 0))
 ORDER BY a.xact_start"""
-
-_log = logging.getLogger("appkit.migrate")
 
 
 class Guard:
@@ -41,9 +39,13 @@ class Guard:
 
     def __init__(self, connection: Connection, _engines: Iterable[Engine], timeout: float) -> None:
         self._raw = connection.connection.driver_connection
-        self._milliseconds = round(timeout * 1000)
+        self._known = is_connection(self._raw)
+        if timeout and not self._known:
+            warn(f"A lock is waited for as long as the server lets it. {UNKNOWN.format(connection.engine.driver)}")
+        self._milliseconds = round(timeout * 1000) if self._known else 0
         self._engine = connection.engine
         self._set = False
+        self._pid: int | None = None  # of the server's process
         self._local = False  # whether what is set ends with the transaction, for the session is not ours alone
 
     def before(self, *_statement: Any) -> None:
@@ -55,6 +57,7 @@ class Guard:
         if not self._set:
             self._local = is_shared(self._raw)
         self._set = True
+        self._pid = pid_behind(self._raw)
         self._ask("SELECT set_config('lock_timeout', %s, %s) WHERE current_setting('lock_timeout') = '0'",
                   (f"{self._milliseconds}ms", self._local))
 
@@ -82,14 +85,14 @@ class Guard:
         """Run a revision's function again from its beginning when a lock was not to be had."""
         for pause in (*_PAUSES, None):
             try:
-                if not self._raw.autocommit:
+                if self._known and not self._raw.autocommit:
                     self.before()  # what is set after a savepoint ends with the return to it
                     self._ask(f"SAVEPOINT {_SAVEPOINT}")
                 return migrate(*arguments, **options)
             except BlockedError as blocked:
                 if pause is None or not self._rolled_back():
                     raise
-                _log.warning("%s Trying again in %g s.", blocked, pause)
+                warn(f"{blocked} Trying again in {pause:g} s.")
                 time.sleep(pause)
 
     def _rolled_back(self) -> bool:
@@ -103,8 +106,7 @@ class Guard:
     def _blockers(self, statement: str) -> list[Blocker]:
         try:
             with self._engine.connect() as other:
-                ours = [self._raw.info.backend_pid, other.connection.driver_connection.info.backend_pid]
-                rows = other.exec_driver_sql(_BLOCKERS, {"ours": ours, "statement": statement}).all()
+                rows = other.exec_driver_sql(_BLOCKERS, {"own": self._pid, "statement": statement}).all()
                 return [Blocker(*row) for row in rows]
         except SQLAlchemyError:  # it may not ask, or the server is gone
             return []

@@ -5,6 +5,7 @@ app's connection reads, and no other server knows that snapshot. It is asked for
 for all others as text. Where Python's drivers read, they are asked for the server's own text, so that no loader of the
 driver or of the app refuses or alters a value.
 """
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,7 +23,9 @@ from appkit.batches import ARROW, Batch, Parts
 from appkit.databases import Column, Table
 from appkit.databases.postgresql.meanings import understand
 from appkit.databases.postgresql.naming import quote
+from appkit.databases.postgresql.servers import UNKNOWN
 from appkit.databases.postgresql.texts import KINDS, NUMERIC, moments, parse, trimmed
+from appkit.errors import UnsupportedDatabaseError
 
 _FEW = 2_000  # rows that Python's driver has read before ADBC has connected
 _MANY = 100_000  # numbers between the first key and the last, for which two connections are worth their time
@@ -113,8 +116,9 @@ def _convert_nothing(cursor: Any) -> None:
     """Have a cursor of psycopg2 give the texts that the server sent; those of psycopg keep them anyway."""
     if hasattr(cursor, "pgresult"):
         return
-    from psycopg2 import extensions
-
+    extensions = sys.modules.get("psycopg2.extensions")
+    if extensions is None or not isinstance(cursor, extensions.cursor):
+        raise UnsupportedDatabaseError(UNKNOWN.format(type(cursor).__module__.partition(".")[0]))
     types = (*extensions.string_types, *cursor.connection.string_types)
     extensions.register_type(extensions.new_type(types, "TEXT", lambda value, _: value), cursor)
 

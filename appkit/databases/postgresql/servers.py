@@ -25,7 +25,8 @@ _CALM = ("SET standard_conforming_strings = on; SET search_path = ''; SET defaul
          "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN "
          "('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', "
          "'idle_in_transaction_session_timeout')")
-_PID = "SELECT pg_catalog.pg_backend_pid()"
+UNKNOWN = ("appkit does not know the driver {!r}. For PostgreSQL it knows psycopg and psycopg2: name one in the URL, "
+           "as in postgresql+psycopg://…")
 _DOORS = ("postgres", "template1")  # databases that are there on nearly every server; nobody's data is in them
 # What the programs are not told: what is secret, and what libpq knows only since 16, while theirs may be an older one.
 _UNTOLD = {"password", "sslpassword", "sslcertmode", "require_auth", "load_balance_hosts", "gssdelegation",
@@ -125,9 +126,7 @@ def server_of(engine: Engine) -> Server:
         When it cannot be reached, or by a driver that is not known here, or by a pooler.
     """
     with own_connection(engine) as connection:
-        if not is_connection(connection):
-            raise RehearsalError(f"appkit does not know the driver {engine.driver!r}. For PostgreSQL it knows psycopg "
-                                 "and psycopg2: name one in the URL, as in postgresql+psycopg://…")
+        _check_driver(engine, connection)
         if is_shared(connection):
             raise RehearsalError("Between appkit and the server stands a pooler, such as PgBouncer, that lends one "
                                  "session to many by turns: what is set for a copy would reach the app. Use the "
@@ -146,6 +145,7 @@ def place_of(engine: Engine) -> str:
     """Give what tells an engine's database from every other one: its server's start and its name, asked once."""
     if engine not in _places:
         with own_connection(engine) as connection:
+            _check_driver(engine, connection)
             _places[engine] = place_behind(connection)
     return _places[engine]
 
@@ -171,16 +171,24 @@ def _told(connection: Any, statement: str) -> str:
     return value
 
 
+def pid_behind(connection: Any) -> int:
+    """Give the server's process that an open driver connection is in, whatever a pooler tells of it."""
+    return int(_told(connection, "SELECT pg_catalog.pg_backend_pid()"))
+
+
 def is_shared(connection: Any) -> bool:
     """Say whether a connection is lent a session of the server for one transaction at a time, as PgBouncer may do.
 
     A pooler tells of another process than the server's own. So does a proxy that keeps to one session for each
     connection: there, two connections at a time are never in the same one.
     """
-    if _told(connection, _PID) == str(connection.info.backend_pid):
+    if pid_behind(connection) == connection.info.backend_pid:
         return False
-    with closing(connect_alike(connection)) as second:
-        asked = [(_told(connection, _PID), _told(second, _PID)) for _ in range(5)]
+    try:
+        with closing(connect_alike(connection)) as second:
+            asked = [(pid_behind(connection), pid_behind(second)) for _ in range(5)]
+    except Exception:  # whatever the driver calls it: no second one is to be had, so it cannot be told
+        return True
     return len({first for first, _ in asked}) > 1 or any(first == other for first, other in asked)
 
 
@@ -192,6 +200,11 @@ def connect_alike(connection: Any) -> Any:
     second = driver.connect(**{**parameters, "password": info.password, "dbname": info.dbname})
     second.autocommit = True
     return second
+
+
+def _check_driver(engine: Engine, connection: Any) -> None:
+    if not is_connection(connection):
+        raise RehearsalError(UNKNOWN.format(engine.driver))
 
 
 def is_connection(connection: Any) -> bool:
