@@ -143,15 +143,16 @@ def _mariadb() -> sa.URL:
         pytest.skip("MariaDB's server is not installed")
     folder, user = _private_folder()
     data = folder / "data"
-    _run(["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db",
-          "--auth-root-authentication-method=normal"], user)
+    own = [f"--datadir={data}", f"--tmpdir={folder}"]  # in /tmp one that starts removes what another one works with
+    _run(["mariadb-install-db", "--no-defaults", *own, "--skip-test-db", "--auth-root-authentication-method=normal"],
+         user)
     port = _free_port()
     start = folder / "start.sql"
     quoted = PASSWORD.replace("'", "''")
     start.write_text(f"CREATE OR REPLACE USER root@'127.0.0.1' IDENTIFIED BY '{quoted}';\n"
                      "GRANT ALL ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;\n", encoding="utf8")
     shutil.chown(start, user)
-    _start([shutil.which("mariadbd") or "mariadbd", "--no-defaults", f"--datadir={data}", f"--port={port}",
+    _start([shutil.which("mariadbd") or "mariadbd", "--no-defaults", *own, f"--port={port}",
             "--bind-address=127.0.0.1", f"--socket={folder / 'socket'}", f"--init-file={start}",
             "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=128M", "--skip-name-resolve",
             "--character-set-server=utf8mb4"], folder, user)

@@ -33,10 +33,11 @@ def _start() -> URL:
     install, server = map(find_program, ("mariadb-install-db", "mariadbd"))
     folder, password = embedding.private_folder(), secrets.token_hex(16)
     data, socket, first = (folder / name for name in ("data", "socket", "first.sql"))
+    own = [f"--datadir={data}", f"--tmpdir={folder}"]  # in /tmp one that starts removes what another one works with
     return embedding.start(embedding.Server(
         "MariaDB", folder, {first.name: f"ALTER USER root@localhost IDENTIFIED BY '{password}';\n"},
-        make=[install, *_MAKE, f"--datadir={data}"],
-        run=[server, *_RUN, f"--datadir={data}", f"--socket={socket}", f"--init-file={first}"],
+        make=[install, *_MAKE, *own],
+        run=[server, *_RUN, *own, f"--socket={socket}", f"--init-file={first}"],
         stop="KILL",  # it would take its time to keep what is deleted then
         ready="ready for connections", failed="[ERROR] Aborting",
         url=URL.create(with_driver("mariadb://").drivername, "root", password, "localhost",
