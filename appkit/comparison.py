@@ -248,14 +248,15 @@ class Comparison:
         sliced = self.rising and bool(self.key) and not self.aligned and not self.before.few
         kind = "TABLE" if sliced else "TEMP TABLE"  # what goes side by side sees no other's TEMP TABLE
         ways = _WAYS if sliced or self.aligned and not self.before.few else _WAYS[1:]
-        for left, (memory, size, together) in enumerate(ways, 1 - len(ways)):
+        for way in ways:
+            memory, size, together = way
             self.connection.execute(f"CREATE OR REPLACE {kind} {table}")
             sources = self._slices(size) if sliced else [self.joined()]
             try:
                 with self.snapshots.limited(memory):
                     return self.snapshots.run_beside([start + source + end for source in sources], together)
             except duckdb.OutOfMemoryException:
-                if not left:
+                if way is ways[-1]:
                     raise
 
     def _slices(self, size: int) -> list[str]:

@@ -1,7 +1,8 @@
 """Private servers for tests: PostgreSQL 18 from its PyPI package, the machine's own 15, and Debian's MariaDB.
 
-Beside them a standby, which only reads, and PgBouncer, which lends sessions. Each is started by the first test of a process that asks for it, in a temporary folder, and stopped at its end. Where a
-server's programs are missing, the test is skipped.
+Beside them a standby, which only reads, and PgBouncer, which lends sessions. Each is started by the first test of a
+process that asks for it, in a temporary folder, and stopped at its end. Where a server's programs are missing, the
+test is skipped.
 """
 import atexit
 import itertools
@@ -103,9 +104,13 @@ def _postgresql(major: str) -> sa.URL:
     _run([programs / "initdb", "--pgdata", data, "--username=postgres", "--auth=scram-sha-256", "--pwfile", secret,
           "--encoding=utf8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"], user)
     port = _free_port()
+    _serve(programs, data, port, folder, user)
+    return _ready(sa.URL.create("postgresql+psycopg", "postgres", PASSWORD, "127.0.0.1", port, "postgres"), folder)
+
+
+def _serve(programs: Path, data: Path, port: int, folder: Path, user: str | None) -> None:
     _start([programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-c", "fsync=off",
             "-c", "max_connections=50", "-c", "shared_buffers=64MB"], folder, user)
-    return _ready(sa.URL.create("postgresql+psycopg", "postgres", PASSWORD, "127.0.0.1", port, "postgres"), folder)
 
 
 @cache
@@ -115,8 +120,7 @@ def _standby() -> sa.URL:
     port, data = _free_port(), folder / "data"
     _run([programs / "pg_basebackup", f"--dbname=postgresql://postgres@127.0.0.1:{server.port}", f"--pgdata={data}",
           "--write-recovery-conf", "--checkpoint=fast", "--no-sync"], user, PGPASSWORD=PASSWORD)
-    _start([programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-c", "fsync=off",
-            "-c", "max_connections=50", "-c", "shared_buffers=64MB"], folder, user)
+    _serve(programs, data, port, folder, user)
     return _ready(server.set(port=port), folder)
 
 

@@ -8,7 +8,6 @@ import servers
 import sqlalchemy as sa
 from apps import write_revision
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import NullPool
 from test_rehearsal_on_servers import app_at
 
 import appkit
@@ -34,7 +33,7 @@ def app(url, tmp_path):
 @pytest.fixture
 def reader(url):
     """A session that has only read, and goes on holding what it read."""
-    engine = sa.create_engine(url, poolclass=NullPool)
+    engine = servers.engine_at(url)
     with engine.connect() as connection:
         connection.exec_driver_sql("SELECT * FROM parent").all()
         yield connection
@@ -68,7 +67,7 @@ def test_a_connection_of_this_process_is_named_with_what_it_did(app, reader, mon
 
 
 def test_an_open_session_is_named_as_one(app, url, monkeypatch, capsys):
-    engine = sa.create_engine(url, poolclass=NullPool)
+    engine = servers.engine_at(url)
     with Session(engine) as session:
         session.execute(sa.text("SELECT * FROM parent")).all()
         assert "It is this process: an open Session" in failed(app, monkeypatch, capsys)
@@ -118,7 +117,7 @@ def test_through_a_pooler_the_timeout_ends_with_the_transaction(tmp_path, monkey
     monkeypatch.setattr("appkit.databases.postgresql.guard.Guard.release", lambda self: None)  # as if it were killed
     upgrade(app, monkeypatch)
     assert [servers.execute(url, f"SELECT t FROM told{number}") for number in (1, 2)] == [[("7s",)], [("7s",)]]
-    engine = sa.create_engine(pooled, poolclass=NullPool)
+    engine = servers.engine_at(pooled)
     with engine.connect() as one, engine.connect() as other:  # the sessions that the app gets next
         assert {each.exec_driver_sql("SHOW lock_timeout").scalar_one() for each in (one, other)} == {"0"}
     servers.drop_database(url)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
 
 from appkit.databases import keepers
 from appkit.databases.postgresql import copies, dumps
@@ -104,7 +103,7 @@ def source(server, request):
 
 @pytest.fixture
 def engine(source):
-    made = sa.create_engine(source, poolclass=NullPool)
+    made = servers.engine_at(source)
     yield made
     made.dispose()
 
@@ -289,7 +288,7 @@ def test_a_killed_process_leaves_what_the_next_copy_drops(server, moment, tmp_pa
     process.communicate()
     until(lambda: not rows_of(server, "SELECT 1 FROM pg_stat_activity WHERE datname = 'killed'"))  # its programs too
     assert len(left(server)) == 1
-    engine = sa.create_engine(url, poolclass=NullPool)
+    engine = servers.engine_at(url)
     copy = copies.copy_database(engine, tmp_path)
     assert left(server) == {copy.database}
     copies.drop_copies(copy)
@@ -353,7 +352,7 @@ def test_a_standby_is_copied_to_another_server_and_nothing_is_made_on_it(tmp_pat
     standby = servers.standby().set(database=written.database)
     replayed(primary, standby)
     there = servers.databases(primary)
-    read = sa.create_engine(standby, poolclass=NullPool)
+    read = servers.engine_at(standby)
     with pytest.raises(RehearsalError, match="is a standby, on which nothing can be made. Name another server by copy"):
         copies.copy_database(read, tmp_path)
     with pytest.raises(RehearsalError, match="is a standby"):
@@ -369,7 +368,7 @@ def test_a_standby_is_copied_to_another_server_and_nothing_is_made_on_it(tmp_pat
 def test_a_pooler_that_lends_sessions_by_turns_is_refused_and_none_of_them_is_changed(tmp_path):
     written = servers.new_database(servers.postgresql("18"))
     url = servers.pooled(written, "transaction")
-    engine = sa.create_engine(url, poolclass=NullPool)
+    engine = servers.engine_at(url)
     with pytest.raises(RehearsalError, match="stands a pooler"):
         copies.copy_database(engine, tmp_path)
     with pytest.raises(RehearsalError, match="stands a pooler"):
@@ -384,7 +383,7 @@ def test_a_pooler_that_lends_sessions_by_turns_is_refused_and_none_of_them_is_ch
 def test_through_a_pooler_that_keeps_to_a_session_a_database_is_copied_and_backed_up(tmp_path):
     written = servers.new_database(servers.postgresql("18"))
     servers.execute(written, "CREATE TABLE t AS SELECT 1 AS one")
-    engine = sa.create_engine(servers.pooled(written, "session"), poolclass=NullPool)
+    engine = servers.engine_at(servers.pooled(written, "session"))
     copy = copies.copy_database(engine, tmp_path)
     assert servers.execute(copy, "SELECT one FROM t") == [(1,)]
     copies.drop_copies(copy)
@@ -452,7 +451,7 @@ def test_the_apps_pool_is_neither_used_nor_filled(source, tmp_path):
 
 
 def test_places_tell_databases_apart_and_connections_stay_as_they_were(server, source, engine):
-    other = sa.create_engine(server, poolclass=NullPool)
+    other = servers.engine_at(server)
     assert copies.place_of(engine) != copies.place_of(other)
     assert copies.place_of(sa.create_engine(source)) == copies.place_of(engine)
     pooled = engine.raw_connection()

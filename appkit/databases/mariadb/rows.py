@@ -4,7 +4,6 @@ connectorx reads ten times as fast as PyMySQL, on a connection of its own, and h
 so it is asked for pieces, and, of a database in use, for everything at once, which is one moment. What it cannot
 reach (a socket, TLS) or read, PyMySQL reads, to the same end.
 """
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from appkit.databases.mariadb.asking import ask, execute
 from appkit.databases.mariadb.kinds import asked_for, from_texts, most_bytes, parts_of_kind
 from appkit.databases.mariadb.naming import quote
 from appkit.databases.mariadb.reading import reading_only
+from appkit.databases.mariadb.servers import cursors_of
 
 _FEW = 10_000  # rows that PyMySQL has read before connectorx has begun
 _ROWS = 131_072  # of a batch, at most
@@ -80,7 +80,7 @@ def _undecoded(connection: Connection, *, unbuffered: bool) -> Iterator[None]:
         return
     # mysqlclient gives bytes for what it has no converter for; those of texts tell texts from bytes.
     texts = dict.fromkeys(_WRITTEN, str) if name == "converter" else {}
-    cursors = sys.modules[type(driver).__module__.partition(".")[0]].cursors
+    cursors = cursors_of(driver)
     before = getattr(driver, name), driver.cursorclass
     setattr(driver, name, before[0] | texts if texts else {})
     driver.cursorclass = cursors.SSCursor if unbuffered else cursors.Cursor

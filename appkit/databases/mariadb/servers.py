@@ -40,7 +40,7 @@ class Server:
         """Give a function that runs statements, each committed by itself, in a database, or beside them all."""
         with closing(self.open()) as connection:
             def run(statement: str, *values: Any) -> list[tuple]:
-                with closing(connection.cursor(_cursor(connection))) as cursor:
+                with closing(connection.cursor(cursors_of(connection).Cursor)) as cursor:
                     cursor.execute(statement, values or None)
                     return list(cursor.fetchall()) if cursor.description else []
             run("SET SESSION sql_mode = ''")
@@ -113,7 +113,7 @@ def place_of(engine: Engine) -> str:
 
 def place_behind(connection: Any) -> str:
     """Give the same for an open driver connection; to ask it begins no transaction."""
-    with closing(connection.cursor(_cursor(connection))) as cursor:
+    with closing(connection.cursor(cursors_of(connection).Cursor)) as cursor:
         cursor.execute(_PLACE)
         found = {_text(name).lower(): _text(value) for name, value in cursor.fetchall()}
         folded = found.pop("lower_case_table_names", "0") != "0"
@@ -134,9 +134,9 @@ def is_connection(connection: Any) -> bool:
                for name in _DRIVERS)
 
 
-def _cursor(connection: Any) -> type:
-    """Give the driver's plain cursor: an app's own may give rows as something else."""
-    return sys.modules[type(connection).__module__.partition(".")[0]].cursors.Cursor
+def cursors_of(connection: Any) -> ModuleType:
+    """Give the driver's own cursors: an app's may give rows as something else."""
+    return sys.modules[type(connection).__module__.partition(".")[0]].cursors
 
 
 def _text(value: Any) -> str:

@@ -192,12 +192,16 @@ def is_shared(connection: Any) -> bool:
     return len({first for first, _ in asked}) > 1 or any(first == other for first, other in asked)
 
 
+def module_of(connection: Any) -> ModuleType:
+    """Give the driver of an open connection."""
+    return import_module(type(connection).__module__.partition(".")[0])
+
+
 def connect_alike(connection: Any) -> Any:
     """Open a second connection to where a first one is, by the same driver; each statement is committed by itself."""
     info = connection.info
     parameters = info.get_parameters() if hasattr(info, "get_parameters") else dict(info.dsn_parameters)
-    driver = import_module(type(connection).__module__.partition(".")[0])
-    second = driver.connect(**{**parameters, "password": info.password, "dbname": info.dbname})
+    second = module_of(connection).connect(**{**parameters, "password": info.password, "dbname": info.dbname})
     second.autocommit = True
     return second
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from appkit.databases import Hears, Lock, Statement
 from appkit.databases.hearing import Heard, hear_drivers
 from appkit.databases.postgresql.naming import quote
-from appkit.databases.postgresql.servers import connect_alike, place_behind
+from appkit.databases.postgresql.servers import connect_alike, module_of, place_behind
 
 DDL_COMMITS = False  # whether a statement that changes the schema is committed with it
 WATCHED: dict[str, Any] = {}
@@ -215,7 +215,7 @@ class Observer:
     def _lock_at_once(self, statement: str) -> bool:
         try:
             _ask(self._probe, f"{statement}; SELECT")  # two at once are a transaction, which ends with them
-        except _module_of(self._probe).OperationalError:  # lock_not_available
+        except module_of(self._probe).OperationalError:  # lock_not_available
             return False
         return True
 
@@ -307,17 +307,13 @@ def hear_connections(heard: Heard) -> AbstractContextManager[None]:
     return hear_drivers(_DOORS, heard, place_behind)
 
 
-def _module_of(driver: Any) -> Any:
-    return import_module(type(driver).__module__.partition(".")[0])
-
-
 def _array(numbers: Iterable[int]) -> str:
     return f"{{{','.join(map(str, numbers))}}}"
 
 
 def _ask(driver: Any, statement: str, *parameters: str) -> list[tuple]:
     """Run a statement of ours on a driver's connection; give its rows as tuples, whatever the app's own factories."""
-    rows = _module_of(driver)
+    rows = module_of(driver)
     factory = ({"row_factory": import_module("psycopg.rows").tuple_row} if rows.__name__ == "psycopg"
                else {"cursor_factory": import_module("psycopg2.extensions").cursor})
     with driver.cursor(**factory) as cursor:
