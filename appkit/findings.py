@@ -97,6 +97,7 @@ class Step:
     trip: RoundTrip | None = None
     deaths: tuple[tuple[str, str], ...] = ()  # before which statement it died, and why it could not be run again
     tried: int = 0  # how many deaths were tried
+    unwatched: bool = False  # whether something ran past SQLAlchemy
     ran: float = 0.0  # seconds that the upgrade took
     began: float = 0.0  # in seconds of time.perf_counter
     patience: float = 1.0  # seconds that the app's users may wait
@@ -116,7 +117,7 @@ class Step:
 def judge(step: Step) -> list[Finding]:
     """Give the findings of one revision, but for who waits; those accepted in its file as warnings."""
     return [_accepted(finding, step.script) for finding in (
-        *_failures(step), *_deaths(step), *_losses(step), *_objects(step), *_inventions(step), *_invalid(step),
+        *_failures(step), *_deaths(step), *_unwatched(step), *_losses(step), *_objects(step), *_inventions(step), *_invalid(step),
         *_reversal(step))]
 
 
@@ -174,6 +175,11 @@ def _deaths(step: Step) -> Iterator[Finding]:
         yield Finding(step.revision, "warning", "half-applied", "",
                       f"died between its statements, it cannot be run again at {len(step.deaths)} of {step.tried} "
                       f"points: {told}", wording.DIES, wording.HALF_APPLIED[1])
+
+
+def _unwatched(step: Step) -> Iterator[Finding]:
+    if step.unwatched:
+        yield Finding(step.revision, "warning", "not-watched", "", *wording.NOT_WATCHED)
 
 
 # ---- what is lost

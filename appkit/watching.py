@@ -15,6 +15,10 @@ from appkit.errors import SourceTouchedError
 
 _ROWS = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|SELECT|WITH)\b", re.IGNORECASE)
 _ASKS = re.compile(r"\s*(SELECT|SHOW|SET|PRAGMA|DESC|DESCRIBE|EXPLAIN|BEGIN|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
+# What Alembic writes to its version table, and nothing more: no subquery, no second statement.
+_VERSION = (r"(UPDATE {table} SET \w+='[^']*' WHERE {table}\.\w+ = '[^']*'|DELETE FROM {table} WHERE {table}\.\w+ = '[^']*'"
+            r"|INSERT INTO {table} \(\w+\) VALUES \('[^']*'\))")
+_PAST = "-- past SQLAlchemy, on its driver's connection"
 _FOLD = 8  # how far back the same statement is counted together: a loop may alternate between a few
 
 
@@ -72,7 +76,8 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         listeners = [(Engine, "do_connect", self._on_do_connect, {}), (Pool, "connect", self._on_connect, {}),
-                     (Pool, "checkin", self._on_checkin, {}), (Pool, "close", self._on_close, {}),
+                     (Pool, "checkout", self._on_checkout, {}), (Pool, "checkin", self._on_checkin, {}),
+                     (Pool, "detach", self._on_detach, {}), (Pool, "close", self._on_close, {}),
                      (Engine, "commit", self._on_commit, {}), (Engine, "rollback", self._on_rollback, {}),
                      (Engine, "before_cursor_execute", self._on_before, {"retval": True}),
                      (Engine, "after_cursor_execute", self._on_after, {}), (Engine, "handle_error", self._on_error, {})]
@@ -145,8 +150,12 @@ class Watch:
             self._unwatched -= 1
             with self.pausing():  # it may open a connection of its own
                 record.info["appkit"] = self._database.Observer(
-                    connection, Hears(self._copy_place, self._tell, self._refuse))
+                    connection, Hears(self._copy_place, self._tell, self._miss, self._refuse))
             self._observers.append(record.info["appkit"])
+
+    def _on_checkout(self, _connection: Any, record: Any, _fairy: Any) -> None:
+        if observer := record.info.get("appkit"):
+            observer.take()
 
     def _on_close(self, _connection: Any, record: Any) -> None:
         observer = record.info.pop("appkit", None)
@@ -155,6 +164,10 @@ class Watch:
             observer.settle(committed=False)
             observer.close()
             self._observers.remove(observer)
+
+    def _on_detach(self, _connection: Any, record: Any) -> None:
+        if "appkit" in record.info:  # from here on nothing is heard of it
+            self._miss()
 
     # ---- the copy
 
@@ -171,6 +184,11 @@ class Watch:
             if table:
                 statement.tables.add(table)
 
+    def _miss(self) -> None:
+        """Hear that something ran that was not watched."""
+        if not self._pausing:
+            self._unwatched += 1
+
     def _on_before(self, connection: Connection, cursor: Any, text: str, parameters: Any, *_more: Any) -> tuple:
         if not self._here():
             return text, parameters
@@ -179,6 +197,9 @@ class Watch:
         observer = connection.info.get("appkit")
         if observer and not self._pausing:
             self.settle()
+            if self._is_version(text):
+                observer.pass_by()
+                return text, parameters
             statement = Statement(text, repeated=text in self._seen)
             self._note_writing(text)
             self._running.append((cursor, statement))
@@ -209,7 +230,18 @@ class Watch:
 
     def _on_commit(self, connection: Connection) -> None:
         if observer := connection.info.get("appkit"):
+            if self._here() and not self._pausing:
+                self._look_past(connection, observer)
             self._ending[observer] = True
+
+    def _look_past(self, connection: Connection, observer: Any) -> None:
+        """Look, before a commit, at what has been done since the last statement."""
+        statement = Statement(_PAST, began=time.perf_counter())
+        self._running.append((_PAST, statement))
+        observer.look_past(statement)
+        self._ended(_PAST)
+        if {fold(name) for name in statement.tables} - {fold(self.version_table)}:
+            self._add(statement)
 
     def _on_rollback(self, connection: Connection) -> None:
         if connection.invalidated:  # its server is gone
@@ -221,12 +253,17 @@ class Watch:
         if observer := record.info.get("appkit"):
             self._ending.setdefault(observer, False)
             self.settle()
+            observer.look_past(None)
 
     def settle(self) -> None:
         """Take note of the transactions that have ended: SQLAlchemy tells only that they are about to."""
         while self._ending:
             observer, committed = self._ending.popitem()
             observer.settle(committed=committed)
+
+    def _is_version(self, text: str) -> bool:
+        table = rf"(?:[\"`]?[\w$]+[\"`]?\.)?[\"`]?{re.escape(self.version_table)}[\"`]?"
+        return re.fullmatch(_VERSION.format(table=table), text) is not None
 
     def _worth_telling(self, statement: Statement) -> bool:
         if {fold(name) for name in statement.tables} - {"sqlite_master"} == {fold(self.version_table)}:

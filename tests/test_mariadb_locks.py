@@ -55,7 +55,7 @@ def observe(engine, text):
     """Run a statement, observed; give what was seen of it, and the tables told as written to."""
     told = set()
     with engine.connect() as connection:
-        observer = Observer(connection.connection.driver_connection, Hears("here", told.add, pytest.fail))
+        observer = Observer(connection.connection.driver_connection, Hears("here", told.add, pytest.fail, pytest.fail))
         statement = Statement(text)
         run = observer.before(connection, None, text)
         statement.began = time.perf_counter()

@@ -107,7 +107,7 @@ def observe(engine, before, text, *, commit=False):
     """Run a statement in a transaction, observed; give what was seen of it, and the tables told as written to."""
     told = set()
     with engine.connect() as connection:
-        observer = Observer(connection.connection.driver_connection, Hears("here", told.add, pytest.fail))
+        observer = Observer(connection.connection.driver_connection, Hears("here", told.add, pytest.fail, pytest.fail))
         for each in before:
             observer.before(connection, None, each)
             connection.exec_driver_sql(each)

@@ -2,6 +2,7 @@
 import gc
 import warnings
 
+import flask_migrate
 import pytest
 import servers
 import sqlalchemy as sa
@@ -349,7 +350,108 @@ def test_what_a_drivers_own_connection_to_the_copy_writes_is_seen(url, tmp_path)
         other.close()
     """)
     rehearsal = appkit.rehearse(app, downgrade=False)
-    assert found(rehearsal) == [("loss", "values-changed", "parent.name")]
+    assert found(rehearsal) == [("loss", "values-changed", "parent.name"), ("warning", "not-watched", "")]
+
+
+GONE = "UPDATE parent SET name = 'gone' WHERE id = 1"
+PAST = {  # what runs past SQLAlchemy, and on which databases it is not watched
+    "the driver's cursor": (f"op.get_bind().connection.cursor().execute({GONE!r})", {"mariadb"}),
+    "with its own commit": (f"raw = op.get_bind().connection.driver_connection\n"
+                            f"raw.cursor().execute({GONE!r})\nraw.commit()", {"postgresql", "mariadb"}),
+    "after a statement": (f"op.execute('SELECT 1')\nraw = op.get_bind().connection\nraw.cursor().execute({GONE!r})\n"
+                          "raw.commit()\nop.execute('SELECT 2')", {"postgresql", "mariadb"}),
+    "many at once": ("raw = op.get_bind().connection\nmark = '?' if op.get_bind().dialect.name == 'sqlite' else '%s'\n"
+                     f"raw.cursor().executemany({GONE!r}.replace('1', mark), [(1,), (9,)])\nraw.commit()",
+                     {"postgresql", "mariadb"}),
+    "a connection of the pool": (f"raw = op.get_bind().engine.raw_connection()\nraw.cursor().execute({GONE!r})\n"
+                                 "raw.commit()\nraw.close()", {"postgresql", "mariadb"}),
+    "a connection without a statement": (f"with op.get_bind().engine.begin() as other:\n"
+                                         f"    other.connection.cursor().execute({GONE!r})", {"mariadb"}),
+    "before the commit": (f"with op.get_bind().engine.begin() as other:\n    other.execute(sa.text('SELECT 1'))\n"
+                          f"    other.connection.cursor().execute({GONE!r})", {"mariadb"}),
+    "within an autocommit_block": (f"with op.get_context().autocommit_block():\n"
+                                   f"    op.get_bind().connection.cursor().execute({GONE!r})",
+                                   {"postgresql", "mariadb"}),
+    "at the end of an autocommit_block": (f"with op.get_context().autocommit_block():\n    op.execute('SELECT 1')\n"
+                                          f"    op.get_bind().connection.cursor().execute({GONE!r})",
+                                          {"postgresql", "mariadb"}),
+    "a detached connection": (f"raw = op.get_bind().engine.raw_connection()\nraw.detach()\n"
+                              f"raw.cursor().execute({GONE!r})\nraw.commit()\nraw.close()",
+                              {"sqlite", "postgresql", "mariadb"}),
+}
+
+
+@pytest.mark.parametrize("way", PAST)
+def test_what_runs_past_sqlalchemy_is_compared_all_the_same_and_told(any_url, tmp_path, way):
+    upgrade, unwatched = PAST[way]
+    app = app_at(any_url, tmp_path, *SETUP)
+    write_revision(app, "1", upgrade)
+    told = [("warning", "not-watched", "")] if any_url.get_backend_name() in unwatched else []
+    assert found(appkit.rehearse(app, downgrade=False)) == [("loss", "values-changed", "parent.name"), *told]
+
+
+PAST_TRANSACTIONS = {
+    "a commit in the same text": f"op.execute({GONE + '; COMMIT'!r})",
+    "a commit and another transaction": f"op.execute({GONE + '; COMMIT; BEGIN'!r})",
+    "a function, outside of a transaction": "with op.get_context().autocommit_block():\n    op.execute('SELECT f()')",
+    "a procedure, outside of a transaction": "with op.get_context().autocommit_block():\n    op.execute('CALL p()')",
+    "a transaction of its own": f"with op.get_context().autocommit_block():\n    op.execute('BEGIN')\n"
+                                f"    op.execute({GONE!r})\n    op.execute('COMMIT')",
+    "a transaction that begins in a text": f"with op.get_context().autocommit_block():\n"
+                                           f"    op.execute({'BEGIN; ' + GONE!r})\n    op.execute('COMMIT')",
+}
+
+
+@pytest.mark.parametrize("major", ["15", "18"])
+@pytest.mark.parametrize("way", PAST_TRANSACTIONS)
+def test_what_postgresql_commits_by_itself_is_compared(tmp_path, major, way):
+    url = servers.new_database(servers.postgresql(major))
+    app = app_at(url, tmp_path, *SETUP,
+                 f"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC {GONE} RETURNING 1; END",
+                 f"CREATE PROCEDURE p() LANGUAGE plpgsql AS $$BEGIN {GONE}; COMMIT; END$$")
+    write_revision(app, "1", PAST_TRANSACTIONS[way])
+    assert ("loss", "values-changed", "parent.name") in found(appkit.rehearse(app, downgrade=False))
+    servers.drop_database(url)
+
+
+HEARD = {
+    "a savepoint": "with op.get_bind().begin_nested():\n    op.execute('UPDATE child SET note = note')",
+    "a savepoint rolled back": "try:\n    with op.get_bind().begin_nested():\n        op.execute('nonsense')\n"
+                               "except Exception:\n    pass",
+    "an own commit": "op.execute('COMMIT')\nop.execute('UPDATE child SET note = note')\nop.execute('COMMIT')",
+    "outside of the transaction": "with op.get_context().autocommit_block():\n    op.execute('SELECT 1')\n"
+                                  "    op.execute('UPDATE child SET note = note')",
+    "many rows": "op.bulk_insert(sa.table('parent', sa.column('id')), [{'id': 7}, {'id': 8}, {'id': 9}])",
+    "an inspector": "sa.inspect(op.get_bind()).get_columns('parent')\nsa.inspect(op.get_bind().engine).get_table_names()",
+    "another connection": "with op.get_bind().engine.begin() as other:\n"
+                          "    other.execute(sa.text('UPDATE child SET note = note'))\n"
+                          "with op.get_bind().engine.connect() as other:\n    other.execute(sa.text('SELECT 1'))",
+    "another level": "engine = op.get_bind().engine.execution_options(isolation_level='SERIALIZABLE')\n"
+                     "with engine.connect() as other:\n    other.execute(sa.text('SELECT 1'))",
+    "a transaction without a statement": "with op.get_bind().engine.begin():\n    pass\nop.execute('SELECT 1')",
+    "a failure that is rolled back": "with op.get_bind().engine.connect() as other:\n    try:\n"
+                                     "        other.execute(sa.text('nonsense'))\n    except Exception:\n"
+                                     "        other.rollback()\n    other.execute(sa.text('SELECT 1'))\n"
+                                     "    other.commit()",
+}
+
+
+@pytest.mark.parametrize("migrate", [flask_migrate.Migrate, appkit.Migrate])
+@pytest.mark.parametrize("way", HEARD)
+def test_what_sqlalchemy_runs_is_watched(url, tmp_path, way, migrate):
+    app = app_at(url, tmp_path, *SETUP, migrate=migrate, transaction_per_migration=True)
+    write_revision(app, "1", HEARD[way])
+    write_revision(app, "2", "op.execute('UPDATE child SET note = note')", follows="1")
+    assert found(appkit.rehearse(app)) == []
+
+
+def test_the_drivers_cursor_reaches_no_other_database(tmp_path):
+    url = servers.new_database(servers.mariadb())
+    app = app_at(url, tmp_path, *SETUP)
+    write_revision(app, "1", f"op.get_bind().connection.cursor().execute('UPDATE {url.database}.parent SET name = NULL')")
+    with pytest.raises(appkit.SourceTouchedError, match="A statement"):
+        appkit.rehearse(app)
+    assert servers.execute(url, "SELECT count(name) FROM parent") == [(2,)]
 
 
 @pytest.mark.parametrize("statement", ["CREATE ROLE nobody_knows", "DROP DATABASE {source}",

@@ -129,6 +129,7 @@ class Hears(NamedTuple):
 
     place: str  # the copy's
     tell: Callable[[str | None], None]  # a table that is written to; None for a write that reaches no row
+    miss: Callable[[], None]  # something that it could not see
     refuse: Callable[[str], None]  # what reaches for another database
 
 

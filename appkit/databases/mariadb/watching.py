@@ -31,6 +31,8 @@ _ALONE = re.compile(r"\s*(DROP|RENAME|TRUNCATE)\s+(TABLE\b)?", re.IGNORECASE)
 _SCHEMA = re.compile(r"\s*(CREATE|ALTER|DROP|RENAME|TRUNCATE|ANALYZE|OPTIMIZE)\b", re.IGNORECASE)
 _READS = re.compile(r"\s*(SELECT|SHOW|SET|DESC|DESCRIBE|EXPLAIN|BEGIN|START|COMMIT|ROLLBACK|SAVEPOINT)\b",
                     re.IGNORECASE)
+_HARMLESS = re.compile(r"\s*(SET\s+(?!GLOBAL|PASSWORD|DEFAULT|PERSIST|STATEMENT)|SHOW|COMMIT|ROLLBACK|BEGIN|START|SELECT\s+@@)[^;(]*$",
+                       re.IGNORECASE)
 _BEFORE_DOT = re.compile(r"(?:`((?:[^`]|``)+)`|([\w$]+))\s*\.\s*[`\w]")
 _COUNTED = ("Handler_write", "Handler_update", "Handler_delete", "Handler_read_rnd_next")
 _TABLES = ("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() "
@@ -55,6 +57,10 @@ class Observer:
         self._done: tuple[str, float] | None = None  # the rung that did it, and its seconds
         self._warnings: list[str] = []
         self._locks: list[Lock] = []
+        self._taken = False
+        self._heard = 0  # how many statements run, or questions of ours are asked, of which all that is sent is part
+        self._passed = 0  # statements of the version table that are yet to come
+        self._send, driver.query = driver.query, self._on_query
         for name in ("lock_wait_timeout", "innodb_lock_wait_timeout"):
             self._ask(f"SET SESSION {name} = LEAST(@@SESSION.{name}, {_PATIENCE})")
 
@@ -62,10 +68,10 @@ class Observer:
         """Note how things stand before a statement; give the statement to run."""
         self._done, self._warnings = None, []
         self._tables = [] if _READS.match(text) else self._named(text)
-        if _BEYOND.match(text) or not _READS.match(text) and self._names_another(text):
-            self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
+        self._refuse_beyond(text)
         self._storage = self._numbers(self._tables) if self._tables and _SCHEMA.match(text) else {}
         self._counts = self._read_counts()
+        self._heard += 1
         if _ALTER.match(text) and not _SAYS_HOW.search(text) and self._climb(text):
             return "DO 0"
         return text
@@ -87,8 +93,37 @@ class Observer:
             return True
         return False
 
+    def _refuse_beyond(self, text: str) -> None:
+        if _BEYOND.match(text) or not _READS.match(text) and self._names_another(text):
+            self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
+
+    def pass_by(self) -> None:
+        """Hear of a statement that is not looked at: the version table's."""
+        self._passed += 1
+
+    def take(self) -> None:
+        """Hear that somebody takes the connection: what is to be heard of it begins here."""
+        self._taken = True
+
+    def look_past(self, statement: Statement | None) -> None:
+        """Look for what ran past SQLAlchemy, before a commit, or when it is given back: it was told when it was sent."""
+        self._taken = statement is not None
+
+    def _on_query(self, text: str | bytes, *options: Any) -> Any:
+        """Hear of all that the driver sends: what is no part of a statement has come past SQLAlchemy."""
+        if self._passed:
+            self._passed -= 1
+        elif self._taken and not self._heard:
+            told = text if isinstance(text, str) else bytes(text).decode(errors="replace")
+            if not _HARMLESS.match(told):
+                self._tables = self._named(told)
+                self._refuse_beyond(told)
+                self._hears.miss()
+        return self._send(text, *options)
+
     def after(self, _connection: Connection, _cursor: Any, statement: Statement) -> None:
         """Add to a statement what was seen of it."""
+        self._heard = max(self._heard - 1, 0)
         if not _READS.match(statement.text):
             statement.warnings = self._warnings or self._read_warnings()
         if self._done:
@@ -133,6 +168,7 @@ class Observer:
 
     def fail(self) -> None:
         """Hear that a statement has failed."""
+        self._heard = 0
 
     def settle(self, *, committed: bool) -> None:
         """Hear that a transaction has ended."""
@@ -143,6 +179,7 @@ class Observer:
 
     def close(self) -> None:
         """Let go of what observing took."""
+        self._driver.query = self._send
 
     # ---- asking
 
@@ -196,9 +233,13 @@ class Observer:
         return [f"{level} {code}: {told}" for level, code, told in self._ask("SHOW WARNINGS")]
 
     def _ask(self, statement: str) -> list[tuple]:
-        with self._driver.cursor() as cursor:
-            cursor.execute(statement)
-            return list(cursor.fetchall())
+        self._heard += 1
+        try:
+            with self._driver.cursor() as cursor:
+                cursor.execute(statement)
+                return list(cursor.fetchall())
+        finally:
+            self._heard -= 1
 
 
 def hear_connections(heard: Heard) -> AbstractContextManager[None]:

@@ -1,6 +1,7 @@
 """A PostgreSQL connection under migration: it waits for locks for a while, not for ever, and says who is in the way."""
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -43,7 +44,7 @@ class Guard:
         if timeout and not self._known:
             warn(f"A lock is waited for as long as the server lets it. {UNKNOWN.format(connection.engine.driver)}")
         self._milliseconds = round(timeout * 1000) if self._known else 0
-        self._engine = connection.engine
+        self._engine, self._info = connection.engine, connection.info
         self._set = False
         self._pid: int | None = None  # of the server's process
         self._local = False  # whether what is set ends with the transaction, for the session is not ours alone
@@ -51,7 +52,18 @@ class Guard:
     def before(self, *_statement: Any) -> None:
         """Make ready for a statement."""
         if self._milliseconds and (not self._set or self._raw.info.transaction_status == _IDLE):
-            self._limit()
+            with self._heard():
+                self._limit()
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Have an observer of the connection know the transactions in the block as ours."""
+        observer = self._info.get("appkit")
+        if observer:
+            observer.look_past(None)
+        yield
+        if observer:
+            observer.take()
 
     def _limit(self) -> None:
         if not self._set:
@@ -71,8 +83,9 @@ class Guard:
         """Give the connection its own ways back."""
         if self._set and not self._local:
             self._raw.rollback()
-            self._ask("RESET lock_timeout")
-            self._raw.commit()
+            with self._heard():
+                self._ask("RESET lock_timeout")
+                self._raw.commit()
 
     def explain(self, error: BaseException, statement: str) -> BlockedError | None:
         """Give the error that says who is in the way, where a lock_timeout struck."""

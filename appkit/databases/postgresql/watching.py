@@ -24,27 +24,32 @@ _BEYOND = re.compile(
 _PATIENCE = "10s"  # on a copy only another connection of the same migration can be in the way
 _EVERY = 0.002  # seconds between two looks at a statement that runs outside of a transaction
 _IDLE, _FAILED = 0, 3  # of a transaction, as libpq tells it
-_RELATIONS = """
-SELECT c.oid::int8, CASE WHEN n.nspname = current_schema() THEN '' ELSE n.nspname END, c.relname, c.relkind::text,
-       coalesce(pg_relation_filenode(c.oid), 0)::int8, coalesce(i.indrelid, 0)::int8,
-       pg_stat_get_tuples_returned(c.oid)
+_NAMES = "CASE WHEN n.nspname = current_schema() THEN '' ELSE n.nspname END, c.relname, c.relkind::text"
+_RELATIONS = f"""
+SELECT c.oid::int8, {_NAMES}, coalesce(pg_relation_filenode(c.oid), 0)::int8, pg_stat_get_tuples_returned(c.oid),
+       pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
 WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'm', 'i', 'I') AND n.nspname !~ '^pg_toast'"""
-# One round trip: what this transaction holds, how it stands now, and where the write-ahead log stands. What it has made
-# itself, and the statement does not name, is left out: nobody waits for it, and a revision may make hundreds.
-_HELD = """
-SELECT w.lsn, {flush}l.relation::int8, l.modes, CASE WHEN n.nspname = current_schema() THEN '' ELSE n.nspname END,
-       c.relname, c.relkind::text, coalesce(pg_relation_filenode(l.relation), 0)::int8, coalesce(i.indrelid, 0)::int8,
+# One round trip: what this transaction holds, how it stands now, and where the write-ahead log stands; one row of these
+# is the transaction's own. What it has made itself, and the statement does not name, is left out: nobody waits for it,
+# and a revision may make hundreds. Prepared, because planning it takes longer than doing it.
+_PREPARE = f"""
+PREPARE appkit_held (oid[], oid[]) AS
+SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8, {{flush}}max(l.virtualtransaction), l.relation::int8,
+       array_agg(l.mode),
+       (SELECT ARRAY[{_NAMES}] FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = l.relation),
+       coalesce(pg_relation_filenode(l.relation), 0)::int8,
        pg_stat_get_xact_tuples_returned(l.relation), pg_stat_get_xact_tuples_inserted(l.relation),
        pg_stat_get_xact_tuples_updated(l.relation) + pg_stat_get_xact_tuples_deleted(l.relation)
-FROM (SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8 AS lsn) w
-     LEFT JOIN (SELECT relation, array_agg(mode) AS modes FROM pg_catalog.pg_locks
-                WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted AND relation >= 16384
-                      AND database <> 0 AND relation NOT IN (SELECT unnest(%s::oid[])) GROUP BY relation) l ON true
-     LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation
-     LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = l.relation"""
+FROM pg_catalog.pg_locks l
+WHERE l.pid = pg_backend_pid() AND (l.locktype = 'virtualxid' OR l.locktype = 'relation' AND l.granted
+      AND l.relation >= 16384 AND l.database <> 0 AND (l.relation NOT IN (SELECT unnest($1)) OR l.relation = ANY ($2)))
+GROUP BY l.relation"""
+_HELD = "EXECUTE appkit_held ('{{{own}}}', '{{{named}}}')"
+_FORGETS = re.compile(r"\b(DEALLOCATE|DISCARD)\b", re.IGNORECASE)
+# Transactions of a connection are counted: one that was not heard of has run past SQLAlchemy.
+_COUNT = "SELECT {flush}virtualtransaction FROM pg_catalog.pg_locks WHERE pid = pg_backend_pid() LIMIT 1"
 # The counts of a transaction go on with those of earlier ones, until these are handed in: so they are, at its end.
 _FLUSH = "pg_stat_force_next_flush()::text, "  # from PostgreSQL 15 on
 _SAMPLED = """
@@ -54,9 +59,9 @@ _WRITERS = {"RowExclusiveLock", "AccessExclusiveLock"}  # no row is written with
 _HARMLESS = {"AccessShareLock", "RowShareLock", "RowExclusiveLock", "ShareUpdateExclusiveLock"}  # nobody waits
 _STOPS_READERS = {"AccessExclusiveLock"}
 _TABLES = "rpm"
-_READS = re.compile(r"\s*(SELECT|SHOW|SET|BEGIN|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
-_NO_ROWS = re.compile(r"\s*(CREATE\s+(UNIQUE\s+)?INDEX|DROP\s+INDEX|REINDEX|ALTER\s+TYPE|ANALYZE)\b",
-                      re.IGNORECASE)
+_READS = re.compile(r"\s*(SHOW|SET|BEGIN|START)\b[^;]*;?\s*", re.IGNORECASE)
+_SELECTS = re.compile(r"\s*SELECT\b", re.IGNORECASE)
+_ENDS = re.compile(r"\s*(COMMIT|END|ROLLBACK|ABORT)(\s+(WORK|TRANSACTION))?\s*;?\s*", re.IGNORECASE)
 
 
 class _Relation(NamedTuple):
@@ -66,7 +71,6 @@ class _Relation(NamedTuple):
     bare: str
     kind: str
     filenode: int
-    of: int  # the table of an index
 
     @property
     def name(self) -> str:
@@ -91,12 +95,22 @@ class Observer:
         self._driver, self._hears = driver, hears
         self._probe = connect_alike(driver)
         self._flush = _FLUSH if driver.info.server_version >= 150000 else "NULL, "
-        self._held = _HELD.format(flush=self._flush)
+        if hasattr(driver, "prepare_threshold"):  # psycopg forgets all that is prepared, if it has prepared anything
+            driver.prepare_threshold = None
         patience = f"CASE setting WHEN '0' THEN '{_PATIENCE}' ELSE setting || 'ms' END"
-        self._pid = _ask(driver, f"SELECT pg_backend_pid(), {self._flush}set_config(name, {patience}, false) "
-                                 "FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'")[0][0]
+        self._pid, _, counts = _ask(driver, f"SELECT pg_backend_pid(), set_config(name, {patience}, false), "
+                                            "current_setting('track_counts') FROM pg_catalog.pg_settings "
+                                            "WHERE name = 'lock_timeout'")[0]
+        self._counting = self._flush == _FLUSH and counts == "on"
+        self._prepare()
         driver.commit()
+        self._last: int | None = None  # the transaction in which it was asked last, as the server counts them
+        self._ends = 0  # how many have ended since, as heard
+        self._begun = self._autocommits = False
         self._start()
+
+    def _prepare(self) -> None:
+        _ask(self._driver, _PREPARE.format(flush=self._flush))
 
     def _start(self) -> None:
         """Begin with the transaction that comes."""
@@ -104,6 +118,7 @@ class Observer:
         self._now: dict[int, _Relation] = {}  # as the transaction sees them
         self._asked: set[int] = set()
         self._own: dict[int, str] = {}  # what nobody else sees, as a text would name it, by oid
+        self._own_oids = ""
         self._wal: int | None = None
         self._modes: dict[int, set[str]] = {}
         self._counts: dict[int, tuple[int, int, int]] = {}  # rows read, inserted, updated or deleted, by table
@@ -111,14 +126,14 @@ class Observer:
 
     def _look(self) -> dict[int, _Relation]:
         rows = _ask(self._probe, _RELATIONS)
-        self._read = {oid: read for oid, *_, read in rows}
-        return {oid: _Relation(*row) for oid, *row, _ in rows}
+        self._read, self._written = ({row[0]: row[place] for row in rows} for place in (-2, -1))
+        return {oid: _Relation(*row) for oid, *row, _, _ in rows}
 
     def _learn(self, oids: set[int]) -> None:
         """Find out how relations that the transaction has locked stand for others: until its end they stay so."""
         if oids <= self._asked:
             return
-        found = {oid: _Relation(*row) for oid, *row, _ in
+        found = {oid: _Relation(*row) for oid, *row, _, _ in
                  _ask(self._probe, f"{_RELATIONS} AND c.oid = ANY (%s::oid[])", _array(oids - self._asked))}
         self._committed |= found
         self._now |= found
@@ -128,37 +143,98 @@ class Observer:
         """Note how things stand before a statement; give the statement to run."""
         if _BEYOND.match(text):
             self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
-        self._sampler = None
-        if self._wal is None or self._driver.autocommit:
-            self._wal = self._read_wal()
-        if self._driver.autocommit and not _READS.match(text):
+        self._sampler, self._alone = None, self._is_alone()
+        if self._driver.autocommit and not self._autocommits:
+            self._ends += 1  # Alembic has asked for the isolation level, to go back to it
+        self._autocommits = self._driver.autocommit
+        if self._alone and not _READS.fullmatch(text):
             self._hand_in()
             self._committed = self._look()  # what was read until here is not this statement's
+            self._wal = self._read_wal()
             self._sampler = _Sampler(self._probe, self._pid)
+        elif self._wal is None:
+            self._wal = self._read_wal()
+        self._begun |= not self._alone
         return text
+
+    def _is_alone(self) -> bool:
+        return self._driver.autocommit and self._driver.info.transaction_status == _IDLE
+
+    def pass_by(self) -> None:
+        """Hear of a statement that is not looked at: the version table's."""
+        if self._is_alone():
+            self._ends += 1
+        else:
+            self._begun = True
 
     def after(self, _connection: Connection, _cursor: Any, statement: Statement) -> None:
         """Add to a statement what was seen of it."""
-        status, statement.alone = self._driver.info.transaction_status, self._driver.autocommit
+        status, statement.alone = self._driver.info.transaction_status, self._alone
         if self._sampler:
-            self._after_sampling(statement)
-        elif status == _IDLE:
-            self.settle(committed=True)  # a COMMIT that the migration sent itself
+            self._after_sampling(statement, status)
+        elif status == _IDLE and self._alone:  # SHOW or SET
+            self._ends += 1
+        elif status == _IDLE:  # it has ended the transaction itself
+            if not _ENDS.fullmatch(statement.text):
+                self._hears.miss()
+            self.settle(committed=True)
         elif status != _FAILED:
             self._after(statement)
+
+    # ---- past SQLAlchemy
+
+    def take(self) -> None:
+        """Hear that somebody takes the connection: what is to be heard of it begins here."""
+        self._last, self._autocommits = None, self._driver.autocommit
+        self._hand_in()
+
+    def look_past(self, statement: Statement | None) -> None:
+        """Look for what was done past SQLAlchemy, before a commit; without a statement, when it is given back."""
+        if self._driver.closed:
+            return
+        status = self._driver.info.transaction_status
+        if statement is None and status != _FAILED:
+            self._hand_in()
+        elif status not in (_IDLE, _FAILED):
+            self._after(statement)
+
+    def _check(self, number: int) -> None:
+        """Compare the number of the transaction at hand with those that were heard of."""
+        if self._last is not None and number - self._last > self._ends:
+            self._hears.miss()
+        self._last, self._ends = number, 0
+
+    def _note_end(self) -> None:
+        self._ends += self._begun
+        self._begun = False
+
+    def _hand_in(self) -> None:
+        """Have the connection hand in what it has counted."""
+        resting = self._driver.info.transaction_status == _IDLE
+        if resting:
+            self._note_end()
+        self._check(_number(_ask(self._driver, _COUNT.format(flush=self._flush))[0][1]))
+        if resting:
+            self._driver.rollback()
+            self._ends = 1
 
     # ---- within a transaction
 
     def _after(self, statement: Statement) -> None:
         statement.locks, statement.waits, statement.scanned = [], set(), {}
+        self._begun = True
+        if _FORGETS.search(statement.text):
+            self._prepare()
         text = statement.text.lower()
-        rows = _ask(self._driver, self._held, _array(oid for oid, name in self._own.items() if name not in text))
-        self._learn({oid for _, _, oid, *_ in rows if oid is not None})
-        for _, _, oid, modes, *row, read, inserted, changed in rows:
+        named = ",".join(str(oid) for oid, name in self._own.items() if name in text)
+        rows = _ask(self._driver, _HELD.format(own=self._own_oids, named=named))
+        self._check(_number(rows[0][2]))
+        self._learn({oid for _, _, _, oid, *_ in rows if oid is not None})
+        for _, _, _, oid, modes, names, filenode, read, inserted, changed in rows:
             if oid is not None:
-                self._see(statement, oid, set(modes), _Relation(*row) if row[1] is not None else None,
+                self._see(statement, oid, set(modes), _Relation(*names, filenode) if names else None,
                           (read or 0, inserted or 0, changed or 0))
-        statement.wal, self._wal = rows[0][0] - self._wal, rows[0][0]
+        statement.wal, self._wal = None if self._wal is None else rows[0][0] - self._wal, rows[0][0]
         self._locks += statement.locks
 
     def _see(self, statement: Statement, oid: int, modes: set[str], relation: _Relation | None,
@@ -169,6 +245,8 @@ class Observer:
         else:
             self._now[oid] = relation
             if oid not in self._committed:
+                if oid not in self._own:
+                    self._own_oids += f",{oid}" if self._own_oids else str(oid)
                 self._own[oid] = relation.bare.replace('"', '""').lower()
         known = before if oid in self._committed else relation or before
         if known is None:
@@ -221,11 +299,14 @@ class Observer:
 
     # ---- outside of one
 
-    def _after_sampling(self, statement: Statement) -> None:
+    def _after_sampling(self, statement: Statement, status: int) -> None:
         """Take what was sampled, and what two looks at everything tell."""
         sampled = self._sampler.stop()
+        if status != _IDLE:  # what has begun a transaction is not counted before its end
+            self._hears.miss()
+        self._last = None  # a statement may be several transactions
         self._hand_in()
-        before, read = self._committed, self._read
+        before, read, written = self._committed, self._read, self._written
         after = self._look()
         statement.wal = self._read_wal() - self._wal
         statement.locks = [Lock(before[oid].name, mode, since, until, alone=True) for (oid, mode), (since, until) in
@@ -235,16 +316,13 @@ class Observer:
                              if each.kind in _TABLES and self._read.get(oid, 0) > read.get(oid, 0)}
         statement.rewritten |= {each.name for oid, each in before.items()
                                 if oid in after and after[oid].filenode != each.filenode}
-        statement.wrote = True
-        if not _NO_ROWS.match(statement.text):  # which tables it wrote to was not seen
-            for each in {*before.values(), *after.values()}:
-                if each.kind in _TABLES:
-                    self._hears.tell(each.name)
-
-    def _hand_in(self) -> None:
-        """Have the connection hand in what it has counted."""
-        if self._flush == _FLUSH:
-            _ask(self._driver, f"SELECT {self._flush}NULL")
+        statement.wrote |= not _SELECTS.match(statement.text)
+        for oid in before.keys() | after.keys():
+            stood, stands = before.get(oid), after.get(oid)
+            if stood != stands or written.get(oid) != self._written.get(oid) or not self._counting:
+                for each in filter(None, (stood, stands)):
+                    if each.kind in _TABLES:
+                        self._hears.tell(each.name)
 
     def _read_wal(self) -> int:
         """Give where the write-ahead log of the server stands: what others write meanwhile is counted, too."""
@@ -254,7 +332,7 @@ class Observer:
 
     def fail(self) -> None:
         """Hear that a statement has failed."""
-        self._wal = None  # what it wrote is not the next one's doing
+        self._wal = self._last = None  # what it wrote, and why it failed being asked, is not the next one's doing
         if self._sampler:
             self._sampler.stop()
 
@@ -263,6 +341,7 @@ class Observer:
         now = time.perf_counter()
         for lock in self._locks:
             lock.until = now
+        self._note_end()
         self._start()
 
     def close(self) -> None:
@@ -305,6 +384,11 @@ def _waiting(lock: Lock) -> Iterator[str]:
 def hear_connections(heard: Heard) -> AbstractContextManager[None]:
     """Call a function for every connection that psycopg or psycopg2 opens to a place; it may refuse."""
     return hear_drivers(_DOORS, heard, place_behind)
+
+
+def _number(virtual: str) -> int:
+    """Give which of a connection's transactions one is: '3/41' is the 41st."""
+    return int(virtual.rpartition("/")[2])
 
 
 def _array(numbers: Iterable[int]) -> str:

@@ -54,6 +54,15 @@ class Observer:
         self._storage.update({name: storage[name] for name in moved})
         statement.rewritten |= moved
 
+    def pass_by(self) -> None:
+        """Hear of a statement that is not looked at: the version table's."""
+
+    def take(self) -> None:
+        """Hear that somebody takes the connection."""
+
+    def look_past(self, _statement: Statement | None) -> None:
+        """Look for what was done past SQLAlchemy: SQLite has told it already."""
+
     def fail(self) -> None:
         """Hear that a statement has failed."""
 
