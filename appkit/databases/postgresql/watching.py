@@ -144,9 +144,6 @@ class Observer:
         if _BEYOND.match(text):
             self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
         self._sampler, self._alone = None, self._is_alone()
-        if self._driver.autocommit and not self._autocommits:
-            self._ends += 1  # Alembic has asked for the isolation level, to go back to it
-        self._autocommits = self._driver.autocommit
         if self._alone and not _READS.fullmatch(text):
             self._hand_in()
             self._committed = self._look()  # what was read until here is not this statement's
@@ -170,6 +167,8 @@ class Observer:
     def after(self, _connection: Connection, _cursor: Any, statement: Statement) -> None:
         """Add to a statement what was seen of it."""
         status, statement.alone = self._driver.info.transaction_status, self._alone
+        if _FORGETS.search(statement.text) and status != _FAILED:
+            self._prepare()
         if self._sampler:
             self._after_sampling(statement, status)
         elif status == _IDLE and self._alone:  # SHOW or SET
@@ -200,6 +199,9 @@ class Observer:
 
     def _check(self, number: int) -> None:
         """Compare the number of the transaction at hand with those that were heard of."""
+        if self._driver.autocommit and not self._autocommits:
+            self._ends += 1  # Alembic has asked for the isolation level, to go back to it
+        self._autocommits = self._driver.autocommit
         if self._last is not None and number - self._last > self._ends:
             self._hears.miss()
         self._last, self._ends = number, 0
@@ -223,8 +225,6 @@ class Observer:
     def _after(self, statement: Statement) -> None:
         statement.locks, statement.waits, statement.scanned = [], set(), {}
         self._begun = True
-        if _FORGETS.search(statement.text):
-            self._prepare()
         text = statement.text.lower()
         named = ",".join(str(oid) for oid, name in self._own.items() if name in text)
         rows = _ask(self._driver, _HELD.format(own=self._own_oids, named=named))
