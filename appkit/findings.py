@@ -117,8 +117,8 @@ class Step:
 def judge(step: Step) -> list[Finding]:
     """Give the findings of one revision, but for who waits; those accepted in its file as warnings."""
     return [_accepted(finding, step.script) for finding in (
-        *_failures(step), *_deaths(step), *_unwatched(step), *_losses(step), *_objects(step), *_inventions(step), *_invalid(step),
-        *_reversal(step))]
+        *_failures(step), *_deaths(step), *_unwatched(step), *_losses(step), *_objects(step), *_inventions(step),
+        *_invalid(step), *_reversal(step))]
 
 
 def judge_waits(step: Step) -> list[Finding]:

@@ -348,8 +348,8 @@ class _Run:
         pairs = self._pairs(before, after, statements)
         schema = self._differences(before, after)
         facts = dict(revision=revision, script=self.standin.script(revision), statements=statements, pairs=pairs,
-                     schema=schema, catalogue=after.schema, unwatched=touched is None, began=self.began, ran=self.ran, patience=self.patience,
-                     advise=self.database.advise,
+                     schema=schema, catalogue=after.schema, unwatched=touched is None, began=self.began, ran=self.ran,
+                     patience=self.patience, advise=self.database.advise,
                      drops=self.database.find_drops(statement.text for statement in statements))
         if failure:
             return Step(**facts, failure=failure, left_behind=_left_behind(pairs, schema), not_reached=rest), after

@@ -16,8 +16,9 @@ from appkit.errors import SourceTouchedError
 _ROWS = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|SELECT|WITH)\b", re.IGNORECASE)
 _ASKS = re.compile(r"\s*(SELECT|SHOW|SET|PRAGMA|DESC|DESCRIBE|EXPLAIN|BEGIN|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
 # What Alembic writes to its version table, and nothing more: no subquery, no second statement.
-_VERSION = (r"(UPDATE {table} SET \w+='[^']*' WHERE {table}\.\w+ = '[^']*'|DELETE FROM {table} WHERE {table}\.\w+ = '[^']*'"
-            r"|INSERT INTO {table} \(\w+\) VALUES \('[^']*'\))")
+_VERSION = (r"(UPDATE {table} SET \w+='[^']*' WHERE {table}\.\w+ = '[^']*'"
+            r"|INSERT INTO {table} \(\w+\) VALUES \('[^']*'\)( RETURNING {table}\.\w+)?"
+            r"|DELETE FROM {table} WHERE {table}\.\w+ = '[^']*')")
 _PAST = "-- past SQLAlchemy, on its driver's connection"
 _FOLD = 8  # how far back the same statement is counted together: a loop may alternate between a few
 

@@ -28,8 +28,7 @@ HALF_APPLIED = ("The failed revision leaves the database between two revisions: 
 DIES = ("Each statement that changes the schema is committed with it here: a process that is killed, or a statement "
         "that fails, leaves the database between two revisions.")
 NOT_WATCHED = ("something ran past SQLAlchemy: on its driver's connection, or on one of its own",
-               "All rows were compared, so that no loss is missed. How long it took, its locks and who waits for them are "
-               "not known.",
+               "All rows were compared, so that no loss is missed. Its seconds, its locks and who waits are not known.",
                "To have it watched, run it by op.execute(), or on op.get_bind().")
 CHILDREN_GONE = ("A batch recreates the table by DROP TABLE, which deletes its rows first while foreign keys are on. "
                  "Use appkit.Migrate, which switches them off for the migration and checks them before the commit; or, "
