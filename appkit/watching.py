@@ -19,7 +19,7 @@ _ASKS = re.compile(r"\s*(SELECT|SHOW|SET|PRAGMA|DESC|DESCRIBE|EXPLAIN|BEGIN|SAVE
 _VERSION = (r"(UPDATE {table} SET \w+='[^']*' WHERE {table}\.\w+ = '[^']*'"
             r"|INSERT INTO {table} \(\w+\) VALUES \('[^']*'\)( RETURNING {table}\.\w+)?"
             r"|DELETE FROM {table} WHERE {table}\.\w+ = '[^']*')")
-_PAST = "-- past SQLAlchemy, on its driver's connection"
+_COMMENT = re.compile(r"\s*(?:(?:--|#)[^\n]*(?:\n|$)|/\*(?![!+M]).*?\*/)", re.DOTALL)
 _FOLD = 8  # how far back the same statement is counted together: a loop may alternate between a few
 
 
@@ -31,6 +31,16 @@ def _place_behind(database: ModuleType) -> Callable[[Engine], str | None]:
                 found = database.place_behind(pooled.driver_connection)
         return found
     return place
+
+
+def _without_comments(text: str) -> str:
+    """Take off the comments before a statement, which would hide its kind; not those that a server or driver reads."""
+    bare = text
+    while comment := _COMMENT.match(bare):
+        if "/*" in comment.group()[2:] or set("%?") & set(comment.group()):
+            return text
+        bare = bare[comment.end():]
+    return bare if bare.strip() else text
 
 
 class Died(BaseException):
@@ -198,6 +208,7 @@ class Watch:
         observer = connection.info.get("appkit")
         if observer and not self._pausing:
             self.settle()
+            text = _without_comments(text)
             if self._is_version(text):
                 observer.pass_by()
                 return text, parameters
@@ -232,17 +243,17 @@ class Watch:
     def _on_commit(self, connection: Connection) -> None:
         if observer := connection.info.get("appkit"):
             if self._here() and not self._pausing:
-                self._look_past(connection, observer)
+                self._look_past(observer)
             self._ending[observer] = True
 
-    def _look_past(self, connection: Connection, observer: Any) -> None:
+    def _look_past(self, observer: Any) -> None:
         """Look, before a commit, at what has been done since the last statement."""
-        statement = Statement(_PAST, began=time.perf_counter())
-        self._running.append((_PAST, statement))
+        statement = Statement("")
+        self._running.append((statement, statement))
         observer.look_past(statement)
-        self._ended(_PAST)
+        self._ended(statement)
         if {fold(name) for name in statement.tables} - {fold(self.version_table)}:
-            self._add(statement)
+            self._miss()
 
     def _on_rollback(self, connection: Connection) -> None:
         if connection.invalidated:  # its server is gone

@@ -112,3 +112,21 @@ def test_an_update_of_a_table_that_nothing_hangs_on_tells_it_alone(engine):
 def test_dropping_and_renaming_a_table_stops_everybody_for_a_moment(engine):
     statement, told = observe(engine, "RENAME TABLE child TO kid")
     assert statement.waits == {"readers of child", "writers of child"} and {"child", "kid"} <= told
+
+
+REACHES = {  # what a statement reaches that it does not name, or that the handlers do not count
+    "UPDATE seen SET n = (SELECT max(id) FROM other)": {"child"},
+    "UPDATE other SET id = id + 1000 + reach()": {"child", "other"},
+    "DELETE FROM heap": {"heap"},
+    "CALL empty_it()": {"heap"},
+    "INSERT INTO other SELECT 7 + reach()": {"child", "other"},
+}
+
+
+@pytest.mark.parametrize("text", REACHES)
+def test_what_a_statement_reaches_unnamed_is_told(engine, text):
+    servers.execute(engine.url, "CREATE VIEW seen AS SELECT id, n FROM child", "INSERT INTO other VALUES (1)",
+                    "CREATE TABLE heap (id int PRIMARY KEY) ENGINE=MyISAM", "INSERT INTO heap VALUES (1), (2)",
+                    "CREATE FUNCTION reach() RETURNS int BEGIN UPDATE child SET n = 0; RETURN 0; END",
+                    "CREATE PROCEDURE empty_it() DELETE FROM heap")
+    assert REACHES[text] <= observe(engine, text)[1]

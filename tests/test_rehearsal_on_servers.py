@@ -355,7 +355,7 @@ def test_what_a_drivers_own_connection_to_the_copy_writes_is_seen(url, tmp_path)
 
 GONE = "UPDATE parent SET name = 'gone' WHERE id = 1"
 PAST = {  # what runs past SQLAlchemy, and on which databases it is not watched
-    "the driver's cursor": (f"op.get_bind().connection.cursor().execute({GONE!r})", {"mariadb"}),
+    "the driver's cursor": (f"op.get_bind().connection.cursor().execute({GONE!r})", {"postgresql", "mariadb"}),
     "with its own commit": (f"raw = op.get_bind().connection.driver_connection\n"
                             f"raw.cursor().execute({GONE!r})\nraw.commit()", {"postgresql", "mariadb"}),
     "after a statement": (f"op.execute('SELECT 1')\nraw = op.get_bind().connection\nraw.cursor().execute({GONE!r})\n"
@@ -366,9 +366,9 @@ PAST = {  # what runs past SQLAlchemy, and on which databases it is not watched
     "a connection of the pool": (f"raw = op.get_bind().engine.raw_connection()\nraw.cursor().execute({GONE!r})\n"
                                  "raw.commit()\nraw.close()", {"postgresql", "mariadb"}),
     "a connection without a statement": (f"with op.get_bind().engine.begin() as other:\n"
-                                         f"    other.connection.cursor().execute({GONE!r})", {"mariadb"}),
+                                         f"    other.connection.cursor().execute({GONE!r})", {"postgresql", "mariadb"}),
     "before the commit": (f"with op.get_bind().engine.begin() as other:\n    other.execute(sa.text('SELECT 1'))\n"
-                          f"    other.connection.cursor().execute({GONE!r})", {"mariadb"}),
+                          f"    other.connection.cursor().execute({GONE!r})", {"postgresql", "mariadb"}),
     "within an autocommit_block": (f"with op.get_context().autocommit_block():\n"
                                    f"    op.get_bind().connection.cursor().execute({GONE!r})",
                                    {"postgresql", "mariadb"}),
@@ -454,7 +454,15 @@ def test_the_drivers_cursor_reaches_no_other_database(tmp_path):
     assert servers.execute(url, "SELECT count(name) FROM parent") == [(2,)]
 
 
-@pytest.mark.parametrize("statement", ["CREATE ROLE nobody_knows", "DROP DATABASE {source}",
+@pytest.mark.parametrize("comment", ["/* why */ ", "-- why\n", "\n  /* one */ -- two\n", "/* 100 % */ "])
+def test_a_comment_before_a_statement_hides_nothing(any_url, tmp_path, comment):
+    app = app_at(any_url, tmp_path, *SETUP)
+    write_revision(app, "1", f"op.get_bind().exec_driver_sql({comment + GONE!r}.replace('%', '%%'))"
+                             if any_url.get_backend_name() != "sqlite" else f"op.execute({comment + GONE!r})")
+    assert found(appkit.rehearse(app, downgrade=False)) == [("loss", "values-changed", "parent.name")]
+
+
+@pytest.mark.parametrize("statement", ["CREATE ROLE nobody_knows", "/* why */ CREATE ROLE nobody_knows", "DROP DATABASE {source}",
                                        "GRANT {user} TO {user}", "CREATE USER nobody_knows"])
 def test_a_statement_that_reaches_past_the_copy_is_refused(url, tmp_path, statement):
     app = app_at(url, tmp_path, *SETUP)
@@ -463,10 +471,13 @@ def test_a_statement_that_reaches_past_the_copy_is_refused(url, tmp_path, statem
         appkit.rehearse(app)
 
 
-def test_another_database_of_the_same_server_is_not_written_to(tmp_path):
+@pytest.mark.parametrize("text", ["UPDATE {}.parent SET name = NULL", "/* why */ UPDATE {}.parent SET name = NULL",
+                                  "SET STATEMENT max_statement_time = 60 FOR UPDATE {}.parent SET name = NULL",
+                                  "BEGIN NOT ATOMIC UPDATE {}.parent SET name = NULL; END"])
+def test_another_database_of_the_same_server_is_not_written_to(tmp_path, text):
     url = servers.new_database(servers.mariadb())
     app = app_at(url, tmp_path, *SETUP)
-    write_revision(app, "1", f"op.execute('UPDATE {url.database}.parent SET name = NULL')")
+    write_revision(app, "1", f"op.execute({text.format(url.database)!r})")
     with pytest.raises(appkit.SourceTouchedError, match="A statement"):
         appkit.rehearse(app)
     assert servers.execute(url, "SELECT count(name) FROM parent") == [(2,)]

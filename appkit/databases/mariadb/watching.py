@@ -1,6 +1,7 @@
 """What a statement does to a private copy on MariaDB: which algorithm and lock it needs, rebuilds, scans, warnings."""
 import re
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,11 +30,12 @@ _SAYS_HOW = re.compile(r"\b(ALGORITHM|LOCK)\s*=?\s*(DEFAULT|INSTANT|NOCOPY|INPLA
                        re.IGNORECASE)
 _ALONE = re.compile(r"\s*(DROP|RENAME|TRUNCATE)\s+(TABLE\b)?", re.IGNORECASE)
 _SCHEMA = re.compile(r"\s*(CREATE|ALTER|DROP|RENAME|TRUNCATE|ANALYZE|OPTIMIZE)\b", re.IGNORECASE)
-_READS = re.compile(r"\s*(SELECT|SHOW|SET|DESC|DESCRIBE|EXPLAIN|BEGIN|START|COMMIT|ROLLBACK|SAVEPOINT)\b",
-                    re.IGNORECASE)
+_READS = re.compile(r"\s*(SELECT|SHOW|SET(?!\s+STATEMENT)|DESC|DESCRIBE|EXPLAIN|BEGIN(?!\s+NOT)|START|COMMIT|ROLLBACK"
+                    r"|SAVEPOINT)\b", re.IGNORECASE)
 # What may be sent past SQLAlchemy without anybody missing it: SQLAlchemy itself, and our own guard, do it.
 _HARMLESS = re.compile(r"\s*(SET\s+(?!GLOBAL|PASSWORD|DEFAULT|PERSIST|STATEMENT)|SELECT\s+@@|SHOW|COMMIT|ROLLBACK|BEGIN"
                        r"|START)[^;(]*$", re.IGNORECASE)
+_CALLS = re.compile(r"\s*(CALL|DO|EXECUTE|BEGIN\s+NOT)\b", re.IGNORECASE)
 _BEFORE_DOT = re.compile(r"(?:`((?:[^`]|``)+)`|([\w$]+))\s*\.\s*[`\w]")
 _COUNTED = ("Handler_write", "Handler_update", "Handler_delete", "Handler_read_rnd_next")
 _TABLES = ("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() "
@@ -41,6 +43,8 @@ _TABLES = ("SELECT table_name FROM information_schema.tables WHERE table_schema 
 # Only those that a text may name are opened for it; that is then told exactly.
 _NAMED = (_TABLES + " AND LOCATE(REPLACE(CONVERT(table_name USING utf8mb4), '`', '``') COLLATE utf8mb4_general_ci, "
           "{text} COLLATE utf8mb4_general_ci)")
+_REACHING = ("SELECT table_name FROM information_schema.views WHERE table_schema = DATABASE() UNION "
+             "SELECT routine_name FROM information_schema.routines WHERE routine_schema = DATABASE()")
 _TRIGGERS = ("SELECT event_object_table FROM information_schema.triggers WHERE event_object_schema = DATABASE() "
              "AND event_object_table = {table}")
 
@@ -112,14 +116,15 @@ class Observer:
 
     def _on_query(self, text: str | bytes, *options: Any) -> Any:
         """Hear of all that the driver sends: what is no part of a statement has come past SQLAlchemy."""
-        if self._passed:
+        told = text if isinstance(text, str) else bytes(text).decode(errors="replace")
+        if self._heard or not self._taken or _HARMLESS.match(told):
+            pass
+        elif self._passed:
             self._passed -= 1
-        elif self._taken and not self._heard:
-            told = text if isinstance(text, str) else bytes(text).decode(errors="replace")
-            if not _HARMLESS.match(told):
-                self._tables = self._named(told)
-                self._refuse_beyond(told)
-                self._hears.miss()
+        else:
+            self._tables = self._named(told)
+            self._refuse_beyond(told)
+            self._hears.miss()
         return self._send(text, *options)
 
     def after(self, _connection: Connection, _cursor: Any, statement: Statement) -> None:
@@ -131,6 +136,8 @@ class Observer:
             statement.algorithm, seconds = self._done
             statement.seconds, statement.began = seconds, time.perf_counter() - seconds
         written, read = self._count_since()
+        if not _READS.match(statement.text):  # MyISAM empties a table without counting rows
+            written = max(written, statement.rows or 0)
         existed = [name for name in self._tables if name in self._storage or not self._storage]
         statement.scanned = {existed[0]: read - 1} if len(existed) == 1 and read > 1 else {}  # the end is read, too
         self._see_writes(statement, written)
@@ -142,9 +149,9 @@ class Observer:
             statement.wrote = True
             for name in {*self._tables, *self._named(statement.text)}:
                 self._hears.tell(name)
-        elif written:
-            # What a trigger or a foreign key takes along is not told: any table that one may reach.
-            names = self._tables if len(self._tables) == 1 and self._alone(self._tables[0]) else self._all()
+        elif written or _CALLS.match(statement.text):
+            # What it takes along is not told: any table that it may reach.
+            names = self._tables if len(self._tables) == 1 and self._goes_no_further(statement.text) else self._all()
             for name in names:
                 self._hears.tell(name)
 
@@ -186,9 +193,7 @@ class Observer:
 
     def _named(self, text: str) -> list[str]:
         """Give the tables that a statement may name."""
-        folded = text.lower()
-        return [name for name, in self._ask(_NAMED.format(text=as_text(text)))
-                if re.search(rf"(?<![\w$]){re.escape(name.lower().replace('`', '``'))}(?![\w$])", folded)]
+        return _words((name for name, in self._ask(_NAMED.format(text=as_text(text)))), text)
 
     def _all(self) -> list[str]:
         return [name for name, in self._ask(_TABLES)]
@@ -203,9 +208,10 @@ class Observer:
         own = {self._ask("SELECT DATABASE()")[0][0].lower(), *_SYSTEM, *(name.lower() for name in self._all())}
         return bool((named - own) & {name.lower() for name, in self._ask("SHOW DATABASES")})
 
-    def _alone(self, table: str) -> bool:
-        """Say whether what is written to a table goes no further: no trigger, and no foreign key to it."""
-        if table in {name for name, in self._ask(_TRIGGERS.format(table=as_text(table)))}:
+    def _goes_no_further(self, text: str) -> bool:
+        """Say whether a statement writes to no table but the one it names: no view, function, trigger, foreign key."""
+        table, reaching = self._tables[0], {name for name, in self._ask(_REACHING)}
+        if _words(reaching, text) or table in {name for name, in self._ask(_TRIGGERS.format(table=as_text(table)))}:
             return False
         keys = "SELECT ref_name FROM information_schema.innodb_sys_foreign"
         try:
@@ -241,6 +247,13 @@ class Observer:
                 return list(cursor.fetchall())
         finally:
             self._heard -= 1
+
+
+def _words(names: Iterable[str], text: str) -> list[str]:
+    """Give the names that stand in a text as words."""
+    folded = text.lower()
+    return [name for name in names
+            if re.search(rf"(?<![\w$]){re.escape(name.lower().replace('`', '``'))}(?![\w$])", folded)]
 
 
 def hear_connections(heard: Heard) -> AbstractContextManager[None]:
