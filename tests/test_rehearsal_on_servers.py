@@ -470,13 +470,33 @@ def test_a_comment_before_a_statement_hides_nothing(any_url, tmp_path, comment):
     assert found(appkit.rehearse(app, downgrade=False)) == [("loss", "values-changed", "parent.name")]
 
 
-@pytest.mark.parametrize("statement", ["CREATE ROLE nobody_knows", "/* why */ CREATE ROLE nobody_knows", "DROP DATABASE {source}",
-                                       "GRANT {user} TO {user}", "CREATE USER nobody_knows"])
+@pytest.mark.parametrize("statement", ["CREATE ROLE nobody_knows", "/* why */ CREATE ROLE nobody_knows",
+                                       "DROP DATABASE {source}", "GRANT {user} TO {user}", "CREATE USER nobody_knows"])
 def test_a_statement_that_reaches_past_the_copy_is_refused(url, tmp_path, statement):
     app = app_at(url, tmp_path, *SETUP)
     write_revision(app, "1", f"op.execute({statement.format(source=url.database, user=url.username)!r})")
     with pytest.raises(appkit.SourceTouchedError, match="A statement"):
         appkit.rehearse(app)
+
+
+INDIRECT = {
+    "15": ["DO $$ BEGIN CREATE ROLE nobody; EXCEPTION WHEN duplicate_object THEN NULL; END $$", "SELECT make()",
+           "DO $$ BEGIN ALTER ROLE CURRENT_USER SET work_mem = '5MB'; END $$"],
+    "mariadb": ["BEGIN NOT ATOMIC CREATE USER nobody; END", "EXECUTE IMMEDIATE 'CREATE USER nobody'"],
+}
+
+
+@pytest.mark.parametrize("server, text", [(server, text) for server, texts in INDIRECT.items() for text in texts])
+def test_a_block_that_reaches_past_the_copy_is_refused(tmp_path, server, text):
+    url = servers.new_database(server_of(server))
+    made = ("CREATE FUNCTION make() RETURNS void LANGUAGE plpgsql AS $$BEGIN CREATE ROLE nobody; END$$",)
+    app = app_at(url, tmp_path, *SETUP, *(made if server == "15" else ()))
+    write_revision(app, "1", f"op.execute({text!r})")
+    with pytest.raises(appkit.SourceTouchedError, match="A statement"):
+        appkit.rehearse(app)
+    asked = "SELECT rolname FROM pg_roles" if server == "15" else "SELECT user FROM mysql.user"
+    assert ("nobody",) not in servers.execute(url, asked)
+    servers.drop_database(url)
 
 
 @pytest.mark.parametrize("text", ["UPDATE {}.parent SET name = NULL", "/* why */ UPDATE {}.parent SET name = NULL",

@@ -17,8 +17,10 @@ WATCHED: dict[str, Any] = {}
 _DOORS = (("pymysql.connections:Connection", "connect"), ("MySQLdb", "connect"))
 # What is of the server, and not of the copy.
 _BEYOND = re.compile(
-    r"\s*((CREATE|ALTER|DROP|RENAME)\s+(OR\s+REPLACE\s+)?(ROLE|USER|DATABASE|SCHEMA|SERVER|TABLESPACE)|GRANT|REVOKE|USE"
-    r"|SET\s+(GLOBAL|PASSWORD|DEFAULT\s+ROLE|PERSIST)|INSTALL|UNINSTALL|FLUSH|RESET|KILL|SHUTDOWN)\b", re.IGNORECASE)
+    r"(?:\s*|\s*(?:BEGIN\s+NOT|EXECUTE|PREPARE|SET\s+STATEMENT)\b.*\b)"
+    r"((CREATE|ALTER|DROP|RENAME)\s+(OR\s+REPLACE\s+)?(ROLE|USER|DATABASE|SCHEMA|SERVER|TABLESPACE)|GRANT|REVOKE|USE"
+    r"|SET\s+(GLOBAL|PASSWORD|DEFAULT\s+ROLE|PERSIST)|INSTALL|UNINSTALL|FLUSH|RESET|KILL|SHUTDOWN)\b",
+    re.IGNORECASE | re.DOTALL)
 _SYSTEM = {"information_schema", "performance_schema", "mysql", "sys"}
 _PATIENCE = 10  # seconds; on a copy only another connection of the same migration can be in the way
 # From the one that disturbs least: the first that the server accepts is the one that a statement needs.

@@ -21,6 +21,8 @@ _DOORS = (("psycopg", "connect"), ("psycopg:Connection", "connect"), ("psycopg2"
 _BEYOND = re.compile(
     r"\s*((CREATE|ALTER|DROP)\s+(ROLE|USER(?!\s+MAPPING)|GROUP|DATABASE|TABLESPACE|SUBSCRIPTION|SYSTEM)"
     r"|(DROP|REASSIGN)\s+OWNED|(GRANT|REVOKE)\b(?!.*\bON\b))\b", re.IGNORECASE | re.DOTALL)
+# Its roles, memberships, databases, tablespaces and settings: who changes them locks these, in a DO block too.
+_SHARED = "1260, 1261, 1262, 1213, 2964"
 _PATIENCE = "10s"  # on a copy only another connection of the same migration can be in the way
 _EVERY = 0.002  # seconds between two looks at a statement that runs outside of a transaction
 _IDLE, _FAILED = 0, 3  # of a transaction, as libpq tells it
@@ -44,7 +46,8 @@ SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8, {{flush}}max(l.virtu
        pg_stat_get_xact_tuples_updated(l.relation) + pg_stat_get_xact_tuples_deleted(l.relation)
 FROM pg_catalog.pg_locks l
 WHERE l.pid = pg_backend_pid() AND (l.locktype = 'virtualxid' OR l.locktype = 'relation' AND l.granted
-      AND l.relation >= 16384 AND l.database <> 0 AND (l.relation NOT IN (SELECT unnest($1)) OR l.relation = ANY ($2)))
+      AND CASE WHEN l.relation >= 16384 THEN l.relation NOT IN (SELECT unnest($1)) OR l.relation = ANY ($2)
+               ELSE l.relation IN ({_SHARED}) AND l.mode = 'RowExclusiveLock' END)
 GROUP BY l.relation"""
 _HELD = "EXECUTE appkit_held ('{{{own}}}', '{{{named}}}')"
 _FORGETS = re.compile(r"\b(DEALLOCATE|DISCARD)\b", re.IGNORECASE)
@@ -142,7 +145,7 @@ class Observer:
     def before(self, _connection: Connection, _cursor: Any, text: str) -> str:
         """Note how things stand before a statement; give the statement to run."""
         if _BEYOND.match(text):
-            self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
+            self._refuse(text)
         self._sampler, self._alone = None, self._is_alone()
         if self._alone and not _READS.fullmatch(text):
             self._hand_in()
@@ -153,6 +156,9 @@ class Observer:
             self._wal = self._read_wal()
         self._begun |= not self._alone
         return text
+
+    def _refuse(self, text: str) -> None:
+        self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
 
     def _is_alone(self) -> bool:
         return self._driver.autocommit and self._driver.info.transaction_status == _IDLE
@@ -228,13 +234,16 @@ class Observer:
         text = statement.text.lower()
         named = ",".join(str(oid) for oid, name in self._own.items() if name in text)
         rows = _ask(self._driver, _HELD.format(own=self._own_oids, named=named))
-        self._check(_number(rows[0][2]))
-        self._learn({oid for _, _, _, oid, *_ in rows if oid is not None})
-        for _, _, _, oid, modes, names, filenode, read, inserted, changed in rows:
-            if oid is not None:
-                self._see(statement, oid, set(modes), _Relation(*names, filenode) if names else None,
-                          (read or 0, inserted or 0, changed or 0))
-        statement.wal, self._wal = None if self._wal is None else rows[0][0] - self._wal, rows[0][0]
+        wal, _, number, *_ = rows[0]
+        self._check(_number(number))
+        rows = [row for _, _, _, *row in rows if row[0] is not None]
+        if any(oid < 16384 for oid, *_ in rows):
+            self._refuse(statement.text)
+        self._learn({oid for oid, *_ in rows})
+        for oid, modes, names, filenode, read, inserted, changed in rows:
+            self._see(statement, oid, set(modes), _Relation(*names, filenode) if names else None,
+                      (read or 0, inserted or 0, changed or 0))
+        statement.wal, self._wal = None if self._wal is None else wal - self._wal, wal
         self._locks += statement.locks
 
     def _see(self, statement: Statement, oid: int, modes: set[str], relation: _Relation | None,
