@@ -37,6 +37,7 @@ _READS = re.compile(r"\s*(SELECT|SHOW|SET(?!\s+STATEMENT)|DESC|DESCRIBE|EXPLAIN|
 # What may be sent past SQLAlchemy without anybody missing it: SQLAlchemy itself, and our own guard, do it.
 _HARMLESS = re.compile(r"\s*(SET\s+(?!GLOBAL|PASSWORD|DEFAULT|PERSIST|STATEMENT)|SELECT\s+@@|SHOW|COMMIT|ROLLBACK|BEGIN"
                        r"|START)[^;(]*$", re.IGNORECASE)
+_MAKES = re.compile(r"\s*CREATE\s+TABLE\b(?!.*\bSELECT\b)", re.IGNORECASE | re.DOTALL)  # a table without rows
 _CALLS = re.compile(r"\s*(CALL|DO|EXECUTE|BEGIN\s+NOT)\b", re.IGNORECASE)
 _BEFORE_DOT = re.compile(r"(?:`((?:[^`]|``)+)`|([\w$]+))\s*\.\s*[`\w]")
 _COUNTED = ("Handler_write", "Handler_update", "Handler_delete", "Handler_read_rnd_next")
@@ -77,7 +78,7 @@ class Observer:
         self._tables = [] if _READS.match(text) else self._named(text)
         self._refuse_beyond(text)
         self._storage = self._numbers(self._tables) if self._tables and _SCHEMA.match(text) else {}
-        self._counts = self._read_counts()
+        self._counts = {} if _MAKES.match(text) else self._read_counts()
         self._heard += 1
         if _ALTER.match(text) and not _SAYS_HOW.search(text) and self._climb(text):
             return "DO 0"
@@ -234,6 +235,8 @@ class Observer:
 
     def _count_since(self) -> tuple[int, int]:
         """Give the rows written, and read one after the other, since the statement began."""
+        if not self._counts:
+            return 0, 0
         now = self._read_counts()
         grown = {name: now[name] - self._counts[name] for name in now}
         return (sum(grown[name] for name in _COUNTED[:3]), grown["Handler_read_rnd_next"])
