@@ -1,6 +1,7 @@
 """The rehearsal: copy, step, watch, compare, judge."""
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -33,6 +34,8 @@ from appkit.standin import StandIn, keep_loggers, no_bytecode
 from appkit.values import Kept
 from appkit.watching import Watch
 
+# As PostgreSQL, MariaDB (a sort for an index says the last one) and SQLite say that a disk is full.
+_FULL = re.compile(r"No space left on device|\bis full\b|Temp file write failure|is corrupt; try to repair it")
 _DEATHS = 20  # at most so many of a revision's statements are died before
 
 _one_at_a_time = threading.Lock()  # Alembic's context is global to the process
@@ -373,6 +376,9 @@ class _Run:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as reason:  # a script may raise anything, SystemExit too
+            if _FULL.search(reason_of(reason)):  # that is no fault of the revision's
+                raise RehearsalError(f"There is no room left for the copy: {reason_of(reason).rstrip('.')}. Make some, "
+                                     "or name another place: TMPDIR for a file, copy_to= for a server.") from reason
             failed = self.watch.failed
             return Failure(reason_of(reason), failed.text if failed else "", self.watch.obstacle)
         finally:

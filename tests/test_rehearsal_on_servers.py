@@ -317,6 +317,19 @@ def test_a_server_killed_in_the_middle_ends_in_a_clear_error(tmp_path):
         appkit.rehearse(app)
 
 
+def test_a_full_disk_is_not_taken_for_a_fault_of_the_revision(any_url, tmp_path):
+    app = app_at(any_url, tmp_path, *SETUP)
+    fills = {"sqlite": "op.execute('PRAGMA max_page_count = 4')\nop.execute('CREATE TABLE more AS SELECT zeroblob(99999)')",
+             "postgresql": "op.execute(\"DO $$ BEGIN RAISE 'could not extend file: No space left on device' "
+                           "USING ERRCODE = '53100'; END $$\")",
+             "mariadb": "op.execute('SET max_heap_table_size = 16384')\n"
+                        "op.execute('CREATE TABLE more (n char(250)) ENGINE=MEMORY')\n"
+                        "op.execute('INSERT INTO more SELECT seq FROM seq_1_to_1000')"}
+    write_revision(app, "1", fills[any_url.get_backend_name()])
+    with pytest.raises(appkit.RehearsalError, match="no room left for the copy: .*(full|No space)"):
+        appkit.rehearse(app)
+
+
 # ---- past SQLAlchemy, and past the copy
 
 def test_a_drivers_own_connection_to_the_source_is_refused(url, tmp_path):

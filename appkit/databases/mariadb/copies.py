@@ -226,8 +226,9 @@ _ADVICE = (
              "or the URL of a copy by on=."),
     ("Access denied", "Use a user that may read, and make, all of it: definers take SET USER, or SUPER."),
     ("1205", "Somebody holds a lock on a table, as a migration that runs does: try again when that is over."),
-    ("No space left", "The disk is full: make room, or name another server by copy_to=."),
-    ("is full", "The disk is full: make room, or name another server by copy_to=."),
+    *((text, "The disk is full: make room, or name another server by copy_to=.") for text in
+      ("No space left", "is full", "Temp file write failure")),
+    ("from storage engine", "Is the disk full? Then make room, or name another server by copy_to=."),
     ("onnect", "Is the server still running?"), ("Lost connection", "Is the server still running?"))
 
 
