@@ -119,7 +119,8 @@ class StandIn:
 
             def commit() -> None:
                 with context.autocommit_block():
-                    pass  # it begins another transaction afterwards
+                    if observer := context.connection.info.get("appkit"):
+                        observer.take()  # Alembic has asked for the isolation level: that is not the migration's
 
             hooks[0]()
             for revision in revisions:

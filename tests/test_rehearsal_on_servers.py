@@ -10,6 +10,7 @@ from apps import make_app, write_revision
 from sqlalchemy.pool import NullPool
 
 import appkit
+from appkit.standin import StandIn
 
 SERVERS = ["15", "18", "mariadb"]
 TYPES = {"datetime": {"mariadb": "datetime(6)"}}
@@ -459,11 +460,21 @@ HEARD = {
 }
 
 
-@pytest.mark.parametrize("migrate", [flask_migrate.Migrate, appkit.Migrate])
-def test_what_sqlalchemy_runs_is_watched(url, tmp_path, migrate):
-    app = app_at(url, tmp_path, *SETUP, migrate=migrate, transaction_per_migration=True)
+@pytest.mark.parametrize("migrate, apart", [(flask_migrate.Migrate, False), (appkit.Migrate, True)])
+def test_what_sqlalchemy_runs_is_watched(url, tmp_path, migrate, apart):
+    app = app_at(url, tmp_path, *SETUP, migrate=migrate, **({"transaction_per_migration": True} if apart else {}))
     write_history(app, HEARD)
     assert found(appkit.rehearse(app)) == []
+
+
+@pytest.mark.parametrize("setup", [(), SETUP])
+def test_revisions_that_one_run_commits_one_by_one_are_watched(url, tmp_path, monkeypatch, setup):
+    monkeypatch.setattr(StandIn, "upgrade", lambda *_: pytest.fail("they were run again, each by itself"))
+    app = app_at(url, tmp_path, *setup)
+    for number in range(4):
+        write_revision(app, str(number), f"op.create_table('t{number}', sa.Column('id', sa.Integer, primary_key=True))",
+                       f"op.drop_table('t{number}')", follows=str(number - 1) if number else None)
+    assert found(appkit.rehearse(app, downgrade=False)) == []
 
 
 def test_the_drivers_cursor_reaches_no_other_database(tmp_path):

@@ -119,16 +119,19 @@ class Observer:
 
     def _on_query(self, text: str | bytes, *options: Any) -> Any:
         """Hear of all that the driver sends: what is no part of a statement has come past SQLAlchemy."""
-        told = text if isinstance(text, str) else bytes(text).decode(errors="replace")
-        if self._heard or not self._taken or _HARMLESS.match(told):
-            pass
-        elif self._passed:
+        if self._taken and not self._heard:
+            told = text if isinstance(text, str) else bytes(text).decode(errors="replace")
+            if not _HARMLESS.match(told):
+                self._hear_past(told)
+        return self._send(text, *options)
+
+    def _hear_past(self, text: str) -> None:
+        if self._passed:
             self._passed -= 1
         else:
-            self._tables = self._named(told)
-            self._refuse_beyond(told)
+            self._tables = self._named(text)
+            self._refuse_beyond(text)
             self._hears.miss()
-        return self._send(text, *options)
 
     def after(self, _connection: Connection, _cursor: Any, statement: Statement) -> None:
         """Add to a statement what was seen of it."""
