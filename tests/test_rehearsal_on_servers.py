@@ -445,6 +445,8 @@ HEARD = {
     "an own commit": "op.execute('COMMIT')\nop.execute('UPDATE child SET note = note')\nop.execute('COMMIT')",
     "outside of the transaction": "with op.get_context().autocommit_block():\n    op.execute('SELECT 1')\n"
                                   "    op.execute('UPDATE child SET note = note')",
+    "twice outside of it": "for note in 'ab':\n    with op.get_context().autocommit_block():\n"
+                           "        op.execute('UPDATE child SET note = note')",
     "many rows": "op.bulk_insert(sa.table('parent', sa.column('id')), [{'id': 7}, {'id': 8}, {'id': 9}])",
     "an inspector": "sa.inspect(op.get_bind()).get_columns('parent')\nsa.inspect(op.get_bind().engine).get_table_names()",
     "another connection": "with op.get_bind().engine.begin() as other:\n"

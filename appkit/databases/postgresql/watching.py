@@ -200,8 +200,10 @@ class Observer:
         status = self._driver.info.transaction_status
         if statement is None and status != _FAILED:
             self._hand_in()
-        elif status not in (_IDLE, _FAILED):
-            self._after(statement)
+        elif statement is not None:
+            self._autocommits = self._driver.autocommit
+            if status not in (_IDLE, _FAILED):
+                self._after(statement)
 
     def _check(self, number: int) -> None:
         """Compare the number of the transaction at hand with those that were heard of."""
