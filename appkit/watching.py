@@ -265,7 +265,7 @@ class Watch:
         if observer := record.info.get("appkit"):
             self._ending.setdefault(observer, False)
             self.settle()
-            observer.look_past(None)
+            observer.give_back()
 
     def settle(self) -> None:
         """Take note of the transactions that have ended: SQLAlchemy tells only that they are about to."""

@@ -132,6 +132,10 @@ class Hears(NamedTuple):
     miss: Callable[[], None]  # something that it could not see
     refuse: Callable[[str], None]  # what reaches for another database
 
+    def refuse_statement(self, text: str) -> None:
+        """Refuse a statement that does."""
+        self.refuse(f"A statement ({' '.join(text.split())[:60]})")
+
 
 class Obstacle(NamedTuple):
     """What stood in a failed statement's way, as seen at the moment it failed."""

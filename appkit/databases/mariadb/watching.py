@@ -103,7 +103,7 @@ class Observer:
 
     def _refuse_beyond(self, text: str) -> None:
         if _BEYOND.match(text) or not _READS.match(text) and self._names_another(text):
-            self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
+            self._hears.refuse_statement(text)
 
     def pass_by(self) -> None:
         """Hear of a statement that is not looked at: the version table's."""
@@ -113,9 +113,12 @@ class Observer:
         """Hear that somebody takes the connection: what is to be heard of it begins here."""
         self._taken = True
 
-    def look_past(self, statement: Statement | None) -> None:
-        """Hear of a commit, or that the connection is given back: what ran past SQLAlchemy was told when it did."""
-        self._taken = statement is not None
+    def give_back(self) -> None:
+        """Hear that the connection is given back."""
+        self._taken = False
+
+    def look_past(self, _statement: Statement) -> None:
+        """Look for what was done past SQLAlchemy before a commit: it was told when it was sent."""
 
     def _on_query(self, text: str | bytes, *options: Any) -> Any:
         """Hear of all that the driver sends: what is no part of a statement has come past SQLAlchemy."""

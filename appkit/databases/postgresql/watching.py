@@ -49,7 +49,7 @@ WHERE l.pid = pg_backend_pid() AND (l.locktype = 'virtualxid' OR l.locktype = 'r
       AND CASE WHEN l.relation >= 16384 THEN l.relation NOT IN (SELECT unnest($1)) OR l.relation = ANY ($2)
                ELSE l.relation IN ({_SHARED}) AND l.mode = 'RowExclusiveLock' END)
 GROUP BY l.relation"""
-_HELD = "EXECUTE appkit_held ('{{{own}}}', '{{{named}}}')"
+_HELD = "EXECUTE appkit_held ('{own}', '{named}')"
 _FORGETS = re.compile(r"\b(DEALLOCATE|DISCARD)\b", re.IGNORECASE)
 # Transactions of a connection are counted: one that was not heard of has run past SQLAlchemy.
 _COUNT = "SELECT {flush}virtualtransaction FROM pg_catalog.pg_locks WHERE pid = pg_backend_pid() LIMIT 1"
@@ -121,7 +121,6 @@ class Observer:
         self._now: dict[int, _Relation] = {}  # as the transaction sees them
         self._asked: set[int] = set()
         self._own: dict[int, str] = {}  # what nobody else sees, as a text would name it, by oid
-        self._own_oids = ""
         self._wal: int | None = None
         self._modes: dict[int, set[str]] = {}
         self._counts: dict[int, tuple[int, int, int]] = {}  # rows read, inserted, updated or deleted, by table
@@ -145,7 +144,7 @@ class Observer:
     def before(self, _connection: Connection, _cursor: Any, text: str) -> str:
         """Note how things stand before a statement; give the statement to run."""
         if _BEYOND.match(text):
-            self._refuse(text)
+            self._hears.refuse_statement(text)
         self._sampler, self._alone = None, self._is_alone()
         if self._alone and not _READS.fullmatch(text):
             self._hand_in()
@@ -156,9 +155,6 @@ class Observer:
             self._wal = self._read_wal()
         self._begun |= not self._alone
         return text
-
-    def _refuse(self, text: str) -> None:
-        self._hears.refuse(f"A statement ({' '.join(text.split())[:60]})")
 
     def _is_alone(self) -> bool:
         return self._driver.autocommit and self._driver.info.transaction_status == _IDLE
@@ -193,17 +189,16 @@ class Observer:
         self._last, self._autocommits = None, self._driver.autocommit
         self._hand_in()
 
-    def look_past(self, statement: Statement | None) -> None:
-        """Look for what was done past SQLAlchemy, before a commit; without a statement, when it is given back."""
-        if self._driver.closed:
-            return
-        status = self._driver.info.transaction_status
-        if statement is None and status != _FAILED:
+    def give_back(self) -> None:
+        """Hear that the connection is given back: look for what was done past SQLAlchemy."""
+        if not self._driver.closed and self._driver.info.transaction_status != _FAILED:
             self._hand_in()
-        elif statement is not None:
-            self._autocommits = self._driver.autocommit
-            if status not in (_IDLE, _FAILED):
-                self._after(statement)
+
+    def look_past(self, statement: Statement) -> None:
+        """Look for what was done past SQLAlchemy before a commit: it is told as a statement's."""
+        self._autocommits = self._driver.autocommit
+        if not self._driver.closed and self._driver.info.transaction_status not in (_IDLE, _FAILED):
+            self._after(statement)
 
     def _check(self, number: int) -> None:
         """Compare the number of the transaction at hand with those that were heard of."""
@@ -234,13 +229,13 @@ class Observer:
         statement.locks, statement.waits, statement.scanned = [], set(), {}
         self._begun = True
         text = statement.text.lower()
-        named = ",".join(str(oid) for oid, name in self._own.items() if name in text)
-        rows = _ask(self._driver, _HELD.format(own=self._own_oids, named=named))
+        named = _array(oid for oid, name in self._own.items() if name in text)
+        rows = _ask(self._driver, _HELD.format(own=_array(self._own), named=named))
         wal, _, number, *_ = rows[0]
         self._check(_number(number))
         rows = [row for _, _, _, *row in rows if row[0] is not None]
         if any(oid < 16384 for oid, *_ in rows):
-            self._refuse(statement.text)
+            self._hears.refuse_statement(statement.text)
         self._learn({oid for oid, *_ in rows})
         for oid, modes, names, filenode, read, inserted, changed in rows:
             self._see(statement, oid, set(modes), _Relation(*names, filenode) if names else None,
@@ -256,8 +251,6 @@ class Observer:
         else:
             self._now[oid] = relation
             if oid not in self._committed:
-                if oid not in self._own:
-                    self._own_oids += f",{oid}" if self._own_oids else str(oid)
                 self._own[oid] = relation.bare.replace('"', '""').lower()
         known = before if oid in self._committed else relation or before
         if known is None:

@@ -60,8 +60,11 @@ class Observer:
     def take(self) -> None:
         """Hear that somebody takes the connection."""
 
-    def look_past(self, _statement: Statement | None) -> None:
-        """Look for what was done past SQLAlchemy: SQLite has told it already."""
+    def give_back(self) -> None:
+        """Hear that the connection is given back."""
+
+    def look_past(self, _statement: Statement) -> None:
+        """Look for what was done past SQLAlchemy before a commit: SQLite has told it already."""
 
     def fail(self) -> None:
         """Hear that a statement has failed."""
